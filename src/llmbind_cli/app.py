@@ -1,0 +1,139 @@
+"""The ``llmbind`` application: six commands, ``--version``, and errors turned into exit codes.
+
+:func:`main` is the only place that catches everything. The codes stand in
+:mod:`llmbind_cli.errors` and, for users, in ``docs/exit-codes.md``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
+
+import typer
+
+from llmbind_cli import __version__
+from llmbind_cli.commands import chat, edit, eval, generate, segment, train
+from llmbind_cli.console import console
+from llmbind_cli.errors import LlmbindError, StorageError
+
+EXIT_BUG = 1
+EXIT_SIGINT = 130
+EXIT_SIGTERM = 143
+ISSUES = "the llmbind issue tracker"
+
+app = typer.Typer(
+    name="llmbind",
+    help="Bind one language model to frozen models of every modality.",
+    epilog="'llmbind COMMAND --help' shows what one command takes.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        console.result(f"llmbind {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Takes the options that stand before a command."""
+
+
+for _command in (train.train, chat.chat, generate.generate, segment.segment, edit.edit, eval.eval):
+    app.command()(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line.
+
+    Args:
+        arguments: The words after ``llmbind``; those of the process if not given.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        with _sigterm_ends_the_run():
+            try:
+                app(args=arguments, prog_name="llmbind")
+            except SystemExit as end:
+                code = _code_of(end)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+        code = 0
+    except KeyboardInterrupt:
+        code = EXIT_SIGINT
+    except LlmbindError as error:
+        code = _report(error)
+    except OSError as error:
+        # The medium failed under a write that no caller expected to fail.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            code = _report(StorageError(str(error)))
+        else:
+            code = _report_bug(error)
+    except Exception as error:
+        code = _report_bug(error)
+    return code
+
+
+def _code_of(end: SystemExit) -> int:
+    """The exit code that Typer asks for, which is 1 where a reader closed the pipe."""
+    if isinstance(end.__context__, BrokenPipeError):
+        raise end.__context__
+    return end.code if isinstance(end.code, int) else 0 if end.code is None else EXIT_BUG
+
+
+def _report(error: LlmbindError) -> int:
+    if console.debug:
+        traceback.print_exception(error.__cause__ or error)
+    console.error(str(error))
+    return error.exit_code
+
+
+def _report_bug(error: Exception) -> int:
+    if console.debug:
+        traceback.print_exception(error)
+        advice = f"this is a bug: please report it with the traceback above to {ISSUES}"
+    else:
+        advice = f"this is a bug: run again with --debug and report it to {ISSUES}"
+    what = " ".join(str(error).split())
+    console.error(f"unexpected {type(error).__name__}: {what} ({advice})")
+    return EXIT_BUG
+
+
+def _close_stdout() -> None:
+    """Points stdout at nothing, so that the interpreter's last flush finds no closed pipe."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+
+
+@contextmanager
+def _sigterm_ends_the_run() -> Iterator[None]:
+    """Turns SIGTERM into an exit that runs every ``finally``; a batch sets its own handler."""
+
+    def end(_signal: int, _frame: object) -> NoReturn:
+        sys.exit(EXIT_SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

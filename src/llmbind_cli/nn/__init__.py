@@ -1,0 +1,1 @@
+"""Neural building blocks that need nothing but torch."""

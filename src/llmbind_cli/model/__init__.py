@@ -1,0 +1,1 @@
+"""The language model with its adapters, projector and heads."""

@@ -1,0 +1,135 @@
+"""Bundles on disk: save, and the checks before anything of them is used.
+
+Layout (see :mod:`llmbind_cli.model.config`): ``llmbind.json``, tokenizer files, ``adapter/``,
+``heads.safetensors`` and ``README.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmbind_cli.errors import IntegrityError
+from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, HEADS_NAME
+from llmbind_cli.model.lora_moe_adapter import save_adapter
+from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attached_rows
+from llmbind_cli.weights.atomic import replace_directory
+from llmbind_cli.weights.hashes import check_safetensors, sha256_file
+
+CARD_NAME = "README.md"
+
+
+def save_bundle(
+    model: BoundModel, directory: Path, *, card: str, dtype: torch.dtype | None = None
+) -> None:
+    """Write a bundle, new folder first, then swapped in for the old one.
+
+    Args:
+        model: The model; its frozen base is not written, only named.
+        directory: Target folder; an older bundle there stays loadable until the swap.
+        card: Text of the model card.
+        dtype: Floating type of the saved adapter and rows; ``None`` keeps each as it is.
+    """
+    from safetensors.torch import save
+
+    staging = directory.with_name(f".{directory.name}.new")
+    _clear(staging)
+    staging.mkdir(parents=True)
+    model.tokenizer.save_pretrained(staging)
+    save_adapter(model.language_model, staging / ADAPTER_DIR, dtype=dtype)
+    rows = {
+        name: row.detach().to("cpu", dtype or row.dtype).contiguous()
+        for name, row in attached_rows(model.language_model).items()
+    }
+    (staging / HEADS_NAME).write_bytes(save(rows, metadata={"format": "pt"}))
+    (staging / CONFIG_NAME).write_text(model.config.to_json(), encoding="utf-8")
+    (staging / CARD_NAME).write_text(card, encoding="utf-8")
+    replace_directory(staging, directory)
+
+
+def _clear(directory: Path) -> None:
+    import shutil
+
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def read_heads(bundle: Path, *, num_tokens: int, hidden_size: int, tied: bool) -> dict[str, Tensor]:
+    """Read and check the token rows of a bundle.
+
+    Args:
+        bundle: The bundle directory.
+        num_tokens: ``K``, the spellings in the bundle's token table.
+        hidden_size: ``D`` of the base.
+        tied: Whether the base ties input and output embeddings.
+
+    Raises:
+        IntegrityError: The file is missing, truncated, has other tensors or shapes than the
+            token table and the base call for, or holds NaN or inf (faults 28, 30, 32).
+    """
+    from safetensors.torch import load_file
+
+    path = bundle / HEADS_NAME
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing")
+    check_safetensors(path)
+    tensors = load_file(path)
+    names = {INPUT_ROWS} if tied else {INPUT_ROWS, OUTPUT_ROWS}
+    check_tensors(path, tensors, dict.fromkeys(names, (num_tokens, hidden_size)))
+    return tensors
+
+
+def check_tensors(
+    path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Compare tensors with the names and shapes expected, and refuse NaN and inf.
+
+    Raises:
+        IntegrityError: Names each offending tensor.
+    """
+    wrong = [f"{name} is missing" for name in sorted(shapes.keys() - tensors.keys())]
+    wrong += [f"{name} is unexpected" for name in sorted(tensors.keys() - shapes.keys())]
+    for name in sorted(shapes.keys() & tensors.keys()):
+        if tuple(tensors[name].shape) != shapes[name]:
+            wrong.append(f"{name} is {tuple(tensors[name].shape)}, expected {shapes[name]}")
+        elif not tensors[name].isfinite().all():
+            wrong.append(f"{name} holds NaN or inf")
+    if wrong:
+        raise IntegrityError(f"{path}: {'; '.join(wrong)}")
+
+
+def fingerprint(bundle: Path) -> str:
+    """Return a sha256 over the bundle's configuration and weights, 64 hex digits."""
+    import hashlib
+
+    files = [bundle / CONFIG_NAME, bundle / HEADS_NAME, *sorted((bundle / ADAPTER_DIR).iterdir())]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(bundle)} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def check_base(bundle: Path, expected: Any, language_model: Any) -> None:
+    """Refuse a base other than the one the bundle was trained on (fault 30).
+
+    Args:
+        bundle: The bundle directory, for the message.
+        expected: The ``language_model`` part of the bundle's configuration.
+        language_model: The loaded base.
+
+    Raises:
+        IntegrityError: Vocabulary or width differ.
+    """
+    matrix = language_model.get_input_embeddings().weight
+    found = (matrix.shape[0], language_model.config.hidden_size)
+    wanted = (expected.vocab_size, expected.hidden_size)
+    if found != wanted:
+        raise IntegrityError(
+            f"{bundle}: made for a base with vocabulary and width {wanted}, "
+            f"{expected.source} has {found}"
+        )

@@ -1,0 +1,188 @@
+"""Batched decoding with a KV cache, a token grammar and captured hidden states.
+
+Rows are padded on the left, positions follow from the mask. What one row gets does not depend on
+the other rows: greedy choice, or sampling from uniform numbers drawn from the row's own seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmbind_cli.errors import InputDataError
+from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.chat_format import stop_ids
+from llmbind_cli.model.token_grammar import TokenGrammar
+from llmbind_cli.tokens import Payload
+
+
+@dataclass(kw_only=True)
+class Reply:
+    """What the model answered to one prompt.
+
+    Attributes:
+        ids: The emitted ids without the end of turn.
+        finished: False when ``max_new_tokens`` cut the reply.
+        hidden_states: Position in ``ids`` of each semantic token → the hidden state ``[D]`` of
+            the step that emitted it (LLMBind section 3.2; LISA takes the same position).
+    """
+
+    ids: list[int] = field(default_factory=list)
+    finished: bool = False
+    hidden_states: dict[int, Tensor] = field(default_factory=dict)
+
+
+def check_length(model: BoundModel, prompt: Sequence[int], max_new_tokens: int) -> None:
+    """Refuse a prompt that leaves no room for the reply (never truncate it).
+
+    Raises:
+        InputDataError: ``len(prompt) + max_new_tokens`` exceeds the context length (fault 10).
+    """
+    room = model.max_positions - max_new_tokens
+    if len(prompt) > room:
+        raise InputDataError(
+            f"the conversation has {len(prompt)} tokens; this model reads at most {room} "
+            f"beside a reply of {max_new_tokens}: shorten it"
+        )
+
+
+@torch.inference_mode()
+def decode(
+    model: BoundModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
+    openings: Sequence[Sequence[int]] | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[Reply]:
+    """Answer a batch of prompts.
+
+    Args:
+        model: The bound model.
+        prompts: ``B`` encoded conversations that end with the opening of an assistant turn.
+        max_new_tokens: Most ids emitted a row.
+        temperature: 0 takes the likeliest id; above 0 samples.
+        seeds: One seed a row, for sampling.
+        openings: Ids a row that its reply is made to start with, for example an opening task
+            token; they count towards the reply.
+        on_token: Called with ``(row, id)`` for each emitted id, the end of turn left out.
+
+    Returns:
+        One reply a prompt, in order.
+
+    Raises:
+        InputDataError: A prompt is longer than the context allows.
+    """
+    for prompt in prompts:
+        check_length(model, prompt, max_new_tokens)
+    if not prompts:
+        return []
+    run = _DecodingRun(
+        model, prompts, openings or [()] * len(prompts), max_new_tokens, temperature, seeds
+    )
+    for step in range(max_new_tokens):
+        for row, index in run.advance(step):
+            if on_token is not None:
+                on_token(row, index)
+        if not run.rows:
+            break
+    return run.replies
+
+
+class _DecodingRun:
+    """The state of one batch: caches and masks of the rows that are still open."""
+
+    def __init__(
+        self,
+        model: BoundModel,
+        prompts: Sequence[Sequence[int]],
+        openings: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float,
+        seeds: Sequence[int] | None,
+    ) -> None:
+        from transformers import DynamicCache
+
+        self.model = model
+        self.replies = [Reply(ids=list(opening)) for opening in openings]
+        self.rows = list(range(len(prompts)))
+        self.grammar = TokenGrammar(model.token_table, stop_ids(model.tokenizer))
+        self.states = self.grammar.start(openings, model.device)
+        self.semantic_ids = {
+            index for index, token in model.token_table.openers.items()
+            if token.payload is Payload.HIDDEN_STATE
+        }
+        self.temperature = temperature
+        self.uniform = _uniform(seeds or [0] * len(prompts), max_new_tokens, model.device)
+        self.cache: Any = DynamicCache(config=model.language_model.config)
+        contexts = [[*prompt, *opening] for prompt, opening in zip(prompts, openings, strict=True)]
+        width = max(len(context) for context in contexts)
+        padded = [[0] * (width - len(c)) + c for c in contexts]
+        mask = [[0] * (width - len(c)) + [1] * len(c) for c in contexts]
+        self.input_ids = torch.tensor(padded, device=model.device)  # [B, T]
+        self.attention_mask = torch.tensor(mask, device=model.device)  # [B, T]
+
+    def advance(self, step: int) -> list[tuple[int, int]]:
+        """Emit one id for each open row; return ``(row, id)`` of those that go on."""
+        hidden = self._forward()  # [B, D]
+        logits = self.model.output_head(hidden).float()  # [B, V]
+        logits = self.grammar.constrain(logits, self.states)
+        chosen = self._choose(logits, step)  # [B]
+        self.states = self.grammar.next_states(self.states, chosen)
+        emitted, keep = [], []
+        for place, (row, index) in enumerate(zip(self.rows, chosen.tolist(), strict=True)):
+            reply = self.replies[row]
+            if index in self.grammar.stop_ids:
+                reply.finished = True
+                continue
+            if index in self.semantic_ids:
+                reply.hidden_states[len(reply.ids)] = hidden[place].clone()
+            reply.ids.append(index)
+            emitted.append((row, index))
+            keep.append(place)
+        self._narrow(keep, chosen)
+        return emitted
+
+    def _forward(self) -> Tensor:
+        positions = (self.attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+        output = self.model.decoder(
+            input_ids=self.input_ids,
+            attention_mask=self.attention_mask,
+            position_ids=positions[:, -self.input_ids.shape[1] :],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        last: Tensor = output.last_hidden_state[:, -1]
+        return last
+
+    def _choose(self, logits: Tensor, step: int) -> Tensor:
+        if self.temperature == 0:
+            return logits.argmax(dim=-1)
+        cumulative = (logits / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        threshold = self.uniform[self.rows, step, None] * cumulative[:, -1:]
+        return (cumulative > threshold).int().argmax(dim=-1)  # inverse transform sampling
+
+    def _narrow(self, keep: list[int], chosen: Tensor) -> None:
+        """Drop rows that ended, so that the last open ones do not pay for them."""
+        self.input_ids = chosen[:, None]
+        if len(keep) < len(self.rows):
+            index = torch.tensor(keep, dtype=torch.long, device=chosen.device)
+            self.rows = [self.rows[place] for place in keep]
+            self.input_ids, self.states = self.input_ids[index], self.states[index]
+            self.attention_mask = self.attention_mask[index]
+            if keep:
+                self.cache.batch_select_indices(index)
+        ones = self.attention_mask.new_ones((len(self.rows), 1))
+        self.attention_mask = torch.cat([self.attention_mask, ones], dim=1)
+
+
+def _uniform(seeds: Sequence[int], steps: int, device: torch.device) -> Tensor:
+    """Return numbers in [0, 1), ``[B, steps]``, row ``b`` from ``seeds[b]`` alone."""
+    drawn = [torch.rand(steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn).to(device)

@@ -1,0 +1,131 @@
+"""The frozen base: a transformers causal LM and its tokenizer from a local directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmbind_cli.errors import IntegrityError, UnavailableError, UsageError
+
+DTYPES = ("auto", "bfloat16", "float16", "float32", "int8", "int4")
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu`` or ``cuda`` into a device.
+
+    Raises:
+        UsageError: The name is none of these.
+        UnavailableError: ``cuda`` was asked for and there is none (fault 37).
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device must be auto, cpu or cuda, got {name!r}")
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise UnavailableError("--device cuda: this machine or this torch build has no CUDA device")
+    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn a dtype name into the dtype of the frozen weights.
+
+    ``auto`` is bfloat16 where the hardware multiplies it natively (CUDA ≥ 8.0; x86 with
+    AVX512-BF16 or AMX), else float16 on CUDA and float32 on a CPU. For ``int8`` and ``int4`` it
+    is the dtype of the parts that stay unquantised.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    if name not in DTYPES:
+        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}; got {name!r}")
+    if name not in ("auto", "int8", "int4"):
+        return {
+            "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32
+        }[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in probes)
+
+
+def load_language_model(directory: Path, *, device: torch.device, dtype: str) -> Any:
+    """Load a causal LM from a local transformers directory.
+
+    Args:
+        directory: ``config.json`` and safetensors weights.
+        device: Where the weights go.
+        dtype: One of :data:`DTYPES`; ``int8`` and ``int4`` need CUDA and bitsandbytes.
+
+    Raises:
+        IntegrityError: The weights are missing, incomplete or do not fit the configuration;
+            nothing is initialised at random (fault 32).
+        UnavailableError: Quantised loading without CUDA or bitsandbytes.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    options: dict[str, Any] = {"dtype": choose_dtype(dtype, device)}
+    if dtype in ("int8", "int4"):
+        options |= _quantized(dtype, device)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True, **options,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise IntegrityError(f"{directory}: the language model does not load: {error}") from error
+    absent = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
+    if absent:
+        raise IntegrityError(
+            f"{directory}: {len(absent)} weights are missing or of another shape, "
+            f"the first: {absent[0]}"
+        )
+    return model.to(device) if "quantization_config" not in options else model
+
+
+def _quantized(dtype: str, device: torch.device) -> dict[str, Any]:
+    if device.type != "cuda":
+        raise UnavailableError(f"--dtype {dtype} needs a CUDA device")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise UnavailableError(
+            f"--dtype {dtype} needs bitsandbytes: pip install 'llmbind[quantized]'"
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    compute = choose_dtype("auto", device)
+    config = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if dtype == "int8"
+        else BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
+        )
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """Load the tokenizer of a local directory.
+
+    Raises:
+        IntegrityError: There is none, or it came out empty (some tokenizer classes of
+            transformers return an empty vocabulary instead of failing).
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise IntegrityError(f"{directory}: the tokenizer does not load: {error}") from error
+    if len(tokenizer) < 100:
+        raise IntegrityError(f"{directory}: the tokenizer has only {len(tokenizer)} entries")
+    return tokenizer

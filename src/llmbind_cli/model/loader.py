@@ -1,0 +1,86 @@
+"""``load_model``: the only way a bundle becomes a model in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmbind_cli.bundles import embedded_bundle
+from llmbind_cli.errors import IntegrityError
+from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.checkpoint import check_base, fingerprint, read_heads
+from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, BundleConfig
+from llmbind_cli.model.language_model import (
+    choose_device,
+    load_language_model,
+    load_tokenizer,
+)
+from llmbind_cli.model.lora_moe_adapter import load_adapter
+from llmbind_cli.model.token_rows import attach_token_rows, is_tied
+from llmbind_cli.tokens import TokenTable
+from llmbind_cli.weights import cache
+
+EMBEDDED = "embedded"
+
+
+def load_model(
+    source: str = EMBEDDED, *, device: str = "auto", dtype: str = "auto", offline: bool = False
+) -> BoundModel:
+    """Load a bundle on its frozen base, ready to answer.
+
+    Args:
+        source: ``embedded``, or a bundle directory, or any source of the weights room that
+            resolves to one.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        dtype: Dtype of the frozen weights; ``auto`` takes the fastest the device multiplies
+            natively, ``int8`` and ``int4`` quantise on CUDA.
+        offline: Take the base from the cache or fail at once.
+
+    Returns:
+        The model in evaluation mode, with all parameters frozen.
+
+    Raises:
+        ModelNotFoundError: No bundle there, or its base is neither cached nor to be fetched.
+        IntegrityError: Any part fails a check (faults 27–32).
+        UnavailableError: The device or an optional package is missing.
+    """
+    chosen = choose_device(device)
+    bundle = _locate(source, offline=offline)
+    config = BundleConfig.read(bundle)
+    tokenizer = load_tokenizer(bundle)
+    table = TokenTable.bind(tokenizer, config.tokens)
+    if table.ids != config.token_ids:
+        moved = sorted(s for s, index in table.ids.items() if config.token_ids.get(s) != index)
+        raise IntegrityError(
+            f"{bundle}: the tokenizer gives {', '.join(moved)} another id than {CONFIG_NAME}"
+        )
+    base = cache.resolve(
+        config.language_model.source, sha256=config.language_model.sha256, offline=offline
+    )
+    language_model = load_language_model(base, device=chosen, dtype=dtype)
+    check_base(bundle, config.language_model, language_model)
+    rows = read_heads(
+        bundle,
+        num_tokens=len(table.ids),
+        hidden_size=config.language_model.hidden_size,
+        tied=is_tied(language_model),
+    )
+    attach_token_rows(
+        language_model, table, {name: row.to(chosen) for name, row in rows.items()}
+    )
+    load_adapter(language_model, bundle / ADAPTER_DIR)
+    language_model.eval().requires_grad_(False)
+    return BoundModel(
+        config=config,
+        tokenizer=tokenizer,
+        language_model=language_model,
+        token_table=table,
+        fingerprint=fingerprint(bundle),
+    )
+
+
+def _locate(source: str, *, offline: bool) -> Path:
+    if source == EMBEDDED:
+        return embedded_bundle()
+    if Path(source).is_dir() or ":" not in source:
+        return Path(source)
+    return cache.resolve(source, offline=offline)

@@ -1,0 +1,1 @@
+"""Training samples: readers, the dialogue builder, mixture and batches."""

@@ -1,0 +1,88 @@
+"""Length-grouped batches and their padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmbind_cli.data.encode import EncodedSample
+
+GROUP = 50
+"""Batches whose samples are sorted together; larger pads less and shuffles less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """``B`` samples padded on the right to ``T`` ids.
+
+    Attributes:
+        input_ids: int64 ``[B, T]``.
+        attention_mask: int64 ``[B, T]``, 1 for ids and 0 for padding.
+        loss_weights: float32 ``[B, T]``, 0 outside assistant turns.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    loss_weights: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on another device."""
+        return Batch(
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            loss_weights=self.loss_weights.to(device),
+        )
+
+
+def epoch_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Return one epoch's batches as lists of sample indices.
+
+    Samples are shuffled, sorted by length within groups of ``GROUP`` batches, cut into batches,
+    and the batches shuffled. The order follows from ``seed`` and ``epoch`` alone, so a resumed
+    run finds its place by counting.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    batches = []
+    for start in range(0, len(shuffled), batch_size * GROUP):
+        group = sorted(shuffled[start : start + batch_size * GROUP], key=lengths.__getitem__)
+        batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def endless_batches(
+    samples: Sequence[EncodedSample], batch_size: int, *, seed: int, skip: int = 0
+) -> Iterator[Batch]:
+    """Yield batches epoch after epoch.
+
+    Args:
+        samples: All training samples.
+        batch_size: Samples a batch; an epoch's last batch may be smaller.
+        seed: Seed of the order.
+        skip: Batches already consumed by the run that is being resumed.
+    """
+    lengths = [len(sample.ids) for sample in samples]
+    per_epoch = -(-len(samples) // batch_size)
+    epoch, done = divmod(skip, per_epoch)
+    while True:
+        order = epoch_order(lengths, batch_size, seed=seed, epoch=epoch)
+        for indices in order[done:]:
+            yield collate([samples[index] for index in indices])
+        epoch, done = epoch + 1, 0
+
+
+def collate(samples: Sequence[EncodedSample]) -> Batch:
+    """Pad samples on the right; the padding id is 0 and hidden by the mask."""
+    width = max(len(sample.ids) for sample in samples)
+    return Batch(
+        input_ids=torch.tensor([s.ids + [0] * (width - len(s.ids)) for s in samples]),
+        attention_mask=torch.tensor(
+            [[1] * len(s.ids) + [0] * (width - len(s.ids)) for s in samples]
+        ),
+        loss_weights=torch.tensor(
+            [s.loss_weights + [0.0] * (width - len(s.ids)) for s in samples]
+        ),
+    )

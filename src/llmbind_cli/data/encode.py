@@ -1,0 +1,62 @@
+"""Dialogues as token ids with a loss weight for each id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmbind_cli.data.sample import Dialogue
+from llmbind_cli.model.chat_format import ChatTurn, encode_chat
+from llmbind_cli.tokens import TokenTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSample:
+    """One dialogue, ready to be batched.
+
+    Attributes:
+        ids: ``T`` token ids.
+        loss_weights: ``T`` weights; 0 outside assistant turns.
+        tasks: The tasks that its replies call; empty for plain talk.
+    """
+
+    ids: list[int]
+    loss_weights: list[float]
+    tasks: tuple[str, ...]
+
+
+def encode_dialogue(
+    dialogue: Dialogue, tokenizer: Any, table: TokenTable, *, decision_weight: float
+) -> EncodedSample:
+    """Encode a dialogue with the loss on assistant spans only.
+
+    Args:
+        dialogue: Turns in canonical tag spelling.
+        tokenizer: The bundle's tokenizer.
+        table: The bundle's token table.
+        decision_weight: Weight of the ids where the task is decided: the first id of each reply
+            and each opening task token. All other reply ids weigh 1.
+    """
+    turns = [
+        ChatTurn(
+            role=turn.role,
+            content=turn.text,
+            num_images=int(index == 0 and dialogue.image is not None),
+        )
+        for index, turn in enumerate(dialogue.turns)
+    ]
+    chat = encode_chat(tokenizer, turns, table, add_generation_prompt=False)
+    weights = [0.0] * len(chat.ids)
+    tasks = []
+    replies = [turn for turn in dialogue.turns if turn.role == "assistant"]
+    for turn, (start, stop) in zip(replies, chat.reply_spans, strict=True):
+        learned = stop - start if turn.complete else stop - start - 1
+        weights[start : start + learned] = [1.0] * learned
+        weights[start] = decision_weight
+        for position in range(start, stop):
+            token = table.openers.get(chat.ids[position])
+            if token is not None:
+                weights[position] = decision_weight
+                tasks.append(token.task)
+    return EncodedSample(ids=chat.ids, loss_weights=weights, tasks=tuple(tasks))
+

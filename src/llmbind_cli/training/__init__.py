@@ -1,0 +1,1 @@
+"""Training of a binding model: recipe in, bundle out."""

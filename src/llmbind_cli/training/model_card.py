@@ -1,0 +1,50 @@
+"""The model card of a trained bundle."""
+
+from __future__ import annotations
+
+import json
+
+from llmbind_cli import __version__
+from llmbind_cli.model.bound_model import BoundModel
+
+
+def training_card(model: BoundModel) -> str:
+    """Return the card's text: what was trained, on what, with which recipe.
+
+    Figures of quality are not on it: they are measured afterwards, on data that this training
+    never saw.
+    """
+    training = model.config.training
+    tasks = ", ".join(f"`{t.open}` {t.task}" for t in model.token_table.tokens)
+    sources = "\n".join(
+        f"- {s['name']} ({s['kind']}): {s['dialogues']} dialogues"
+        + "".join(f"\n  - {name}, sha256 {digest}" for name, digest in s["files"].items())
+        for s in training["sources"]
+    )
+    trained = sum(p.numel() for p in model.language_model.parameters() if p.requires_grad)
+    return f"""# {model.config.name}
+
+LoRA-MoE adapters and task-token rows for the frozen language model
+`{model.config.language_model.source}`, trained with llmbind {__version__}.
+
+- Task tokens: {tasks}
+- Trained parameters: {trained:,}
+- Optimizer steps: {training["steps"]}; dialogues seen: {training["dialogues_seen"]}
+- Seed: {training["recipe"]["train"]["seed"]}
+
+## Data
+
+{sources}
+
+Hash over the encoded samples: {training["data_sha256"]}
+
+## Recipe
+
+```json
+{json.dumps(training["recipe"], indent=2)}
+```
+
+## Licences
+
+{chr(10).join(f"- {part}: {name}" for part, name in model.config.licences.items())}
+"""

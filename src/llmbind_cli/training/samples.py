@@ -1,0 +1,104 @@
+"""A recipe's data sources as encoded samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmbind_cli.data.captions import CaptionSets, read_captions
+from llmbind_cli.data.conversations import read_conversations
+from llmbind_cli.data.dialogues import build_dialogues
+from llmbind_cli.data.encode import EncodedSample, encode_dialogue
+from llmbind_cli.data.sample import Dialogue
+from llmbind_cli.data.talk import read_talk
+from llmbind_cli.errors import InputDataError
+from llmbind_cli.recipes.schema import BuiltDialogues, ConversationFiles, TrainSection
+from llmbind_cli.tokens import TokenTable
+from llmbind_cli.weights.hashes import sha256_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """All samples of a run.
+
+    Attributes:
+        samples: The encoded dialogues, source after source.
+        sources: For the manifest: name, kind, count, and path → sha256 of each source.
+        sha256: Hash over all encoded samples.
+    """
+
+    samples: list[EncodedSample]
+    sources: list[dict[str, Any]]
+    sha256: str
+
+    def task_counts(self) -> dict[str, int]:
+        """Return how many calls of each task the replies make; ``text`` counts plain dialogues."""
+        counts = Counter(task for sample in self.samples for task in sample.tasks or ("text",))
+        return dict(counts.most_common())
+
+
+def load_samples(
+    sources: Sequence[ConversationFiles | BuiltDialogues],
+    tokenizer: Any,
+    table: TokenTable,
+    train: TrainSection,
+) -> TrainingData:
+    """Read or build every source and encode it.
+
+    Raises:
+        InputDataError: A file is missing or malformed, a dialogue exceeds ``max_tokens`` or a
+            source is empty.
+    """
+    samples: list[EncodedSample] = []
+    described = []
+    digest = hashlib.sha256()
+    for source in sources:
+        before = len(samples)
+        for dialogue in _dialogues(source):
+            sample = encode_dialogue(
+                dialogue, tokenizer, table, decision_weight=train.decision_weight
+            )
+            if len(sample.ids) > train.max_tokens:
+                raise InputDataError(
+                    f"{source.name}: dialogue {dialogue.id} has {len(sample.ids)} tokens, more "
+                    f"than train.max_tokens = {train.max_tokens}; raise it or leave the line out"
+                )
+            digest.update(json.dumps(sample.ids).encode())
+            samples.append(sample)
+        if len(samples) == before:
+            raise InputDataError(f"{source.name}: this data source holds no dialogue")
+        described.append(_describe(source, len(samples) - before))
+    return TrainingData(samples=samples, sources=described, sha256=digest.hexdigest())
+
+
+def _dialogues(source: ConversationFiles | BuiltDialogues) -> Iterator[Dialogue]:
+    if isinstance(source, ConversationFiles):
+        for path in source.paths:
+            yield from read_conversations(path)
+        return
+    captions = CaptionSets(
+        **{
+            modality: tuple(caption for path in paths for caption in read_captions(path))
+            for modality, paths in source.captions.items()
+        }
+    )
+    talk = [pair for path in source.talk for pair in read_talk(path)]
+    yield from build_dialogues(
+        count=source.count, seed=source.seed, captions=captions, talk=talk
+    )
+
+
+def _describe(source: ConversationFiles | BuiltDialogues, count: int) -> dict[str, Any]:
+    paths: list[Path]
+    if isinstance(source, ConversationFiles):
+        paths = list(source.paths)
+    else:
+        paths = [p for group in source.captions.values() for p in group] + list(source.talk)
+    # Names, not folders: where the files lay on one machine means nothing on another.
+    files = {path.name: sha256_file(path) for path in paths}
+    return {"name": source.name, "kind": source.kind, "dialogues": count, "files": files}

@@ -1,0 +1,251 @@
+"""The output folder: file names from item ids, whole files only, and the manifest beside them.
+
+Writes follow one order: the file, flushed and renamed into place; then its manifest line, flushed.
+A run killed in between leaves a whole file without a line, and the rerun makes the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llmbind_cli.errors import LlmbindError, OutputError
+from llmbind_cli.generators.base import GeneratedArtifact
+from llmbind_cli.weights.atomic import storage_error, write_atomically
+from llmbind_cli.weights.hashes import sha256_file
+from llmbind_cli.weights.lock import exclusive_lock
+
+MANIFEST = "manifest.jsonl"
+STATUSES = ("ok", "failed", "skipped", "empty")
+
+_LONGEST_STEM = 80
+_PLAIN_STEM = re.compile(r"[a-z0-9][a-z0-9._-]*", re.ASCII)
+_HASHED_STEM = re.compile(r".*-[0-9a-f]{12}", re.ASCII)
+_COMMIT_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactFile:
+    """One file of a result.
+
+    Attributes:
+        path: The folder as ``--out`` named it, and the file's name.
+        sha256: 64 hexadecimal digits.
+        media_type: For example ``image/png``.
+    """
+
+    path: str
+    sha256: str
+    media_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultLine:
+    """What became of one task of one item: a line of ``--json`` and of the manifest.
+
+    Attributes:
+        id: The item's id as its input line gave it.
+        status: ``ok``, ``failed``, ``skipped`` or ``empty``.
+        task: Task name of the token table, or ``text``.
+        prompt: What the generator was given.
+        reply: The model's whole reply; ``None`` where none was asked.
+        files: What was written.
+        seed: The item's own seed.
+        model: What answered or drew.
+        seconds: Wall time spent on this item, its share of the batch it ran in.
+        error: The failure; ``None`` unless ``status`` is ``failed`` or ``empty``.
+        extra: Unknown fields of the input line, carried through.
+    """
+
+    id: str
+    status: str
+    task: str
+    prompt: str
+    reply: str | None
+    files: tuple[ArtifactFile, ...] = ()
+    seed: int | None
+    model: str
+    seconds: float
+    error: LlmbindError | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}")
+        if (self.status == "failed") and self.error is None:
+            raise ValueError("a failed result needs its error")
+        if self.status == "ok" and self.error is not None:
+            raise ValueError(f"an ok result has no error, got {self.error!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the line's JSON object; ``extra`` appears only where there is some."""
+        error = self.error
+        fields: dict[str, Any] = {
+            "id": self.id,
+            "status": self.status,
+            "task": self.task,
+            "prompt": self.prompt,
+            "reply": self.reply,
+            "files": [asdict(file) for file in self.files],
+            "seed": self.seed,
+            "model": self.model,
+            "seconds": round(self.seconds, 3),
+            "error": error and {"code": error.exit_code, "message": str(error)},
+        }
+        if self.extra:
+            fields["extra"] = dict(self.extra)
+        return fields
+
+    def to_json(self) -> str:
+        """Return the line without its end; always valid UTF-8 when encoded."""
+        fields = self.as_dict()
+        text = json.dumps(fields, ensure_ascii=False)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            # JSON input may hold lone surrogates, which UTF-8 cannot; escapes can.
+            text = json.dumps(fields)
+        return text
+
+
+def file_stem(item_id: str) -> str:
+    """Return a file-name stem for an item id: at most 93 of ``[A-Za-z0-9._-]``.
+
+    A short id of lower-case letters, digits, dots, dashes and underscores stands for itself.
+    Every other one (with slashes, capitals, spaces, other scripts, too long) is cleaned and gets
+    12 digits of its SHA-256, so that two ids never share a stem, not even where the file system
+    ignores case; an id that looks as if it had such digits gets its own as well.
+
+    Args:
+        item_id: Any text, also hostile.
+    """
+    plain = _PLAIN_STEM.fullmatch(item_id) and len(item_id) <= _LONGEST_STEM
+    if plain and not item_id.endswith(".") and not _HASHED_STEM.fullmatch(item_id):
+        return item_id
+    digest = hashlib.sha256(item_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", item_id).strip(".-")[:_LONGEST_STEM]
+    return f"{readable or 'item'}-{digest}"
+
+
+class ArtifactFolder:
+    """One ``--out`` folder. Making one checks that it can be written, before any model loads."""
+
+    def __init__(self, *, out: Path) -> None:
+        """Create the folder where it is missing, and try a file in it.
+
+        Args:
+            out: The folder; it may itself be a link.
+
+        Raises:
+            OutputError: It cannot be created or written, or its manifest is a link that leaves it.
+            StorageError: The disk is full or failing.
+        """
+        self.out = out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._root = out.resolve()
+            # Permission bits say nothing to root or on a read-only mount; a file does.
+            with tempfile.TemporaryFile(dir=out):
+                pass
+        except OSError as error:
+            raise storage_error(out, error) from error
+        self._refuse_escape(self.manifest)
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest, one :class:`ResultLine` a line; it appears with the first of them."""
+        return self.out / MANIFEST
+
+    def save(
+        self, artifact: GeneratedArtifact, *, item_id: str, task: str, index: int
+    ) -> ArtifactFile:
+        """Write one file as ``ID-TASK-INDEX.SUFFIX``, whole or not at all.
+
+        A file of that name with other content, from an earlier run or an altered one, stays as it
+        is: the new file then carries 8 digits of its SHA-256 in its name as well.
+
+        Args:
+            artifact: The file's bytes.
+            item_id: The item's id, any text.
+            task: The task that made it.
+            index: Position of the call in its reply, from 0.
+
+        Raises:
+            OutputError: The file cannot be written, or its name is a link that leaves the folder.
+            StorageError: The disk is full or failing; what stood in the folder is intact.
+            LockHeldError: Another process kept the folder's manifest locked for a minute.
+        """
+        digest = hashlib.sha256(artifact.payload).hexdigest()
+        stem = f"{file_stem(item_id)}-{task}-{index}"
+
+        def write(stream: BinaryIO) -> None:
+            stream.write(artifact.payload)
+
+        with exclusive_lock(self.manifest, wait_s=_COMMIT_WAIT_S):
+            for name in (stem, f"{stem}-{digest[:8]}", f"{stem}-{digest}"):
+                path = self.out / f"{name}{artifact.suffix}"
+                self._refuse_escape(path)
+                if not os.path.lexists(path):
+                    write_atomically(path, write)
+                elif not path.is_file() or sha256_file(path) != digest:
+                    continue
+                return ArtifactFile(path=str(path), sha256=digest, media_type=artifact.media_type)
+        raise OutputError(
+            f"{path}: an altered file stands under every name that this result may take; move it "
+            f"away"
+        )
+
+    def append(self, line: ResultLine) -> None:
+        """Add a line to the manifest and flush it to the disk.
+
+        What a killed run left of an unfinished last line is dropped first.
+
+        Raises:
+            OutputError: The manifest cannot be written.
+            StorageError: The disk is full or failing; the manifest is as it was.
+            LockHeldError: Another process kept it locked for a minute.
+        """
+        self._refuse_escape(self.manifest)
+        text = line.to_json().encode("utf-8") + b"\n"
+        with exclusive_lock(self.manifest, wait_s=_COMMIT_WAIT_S):
+            try:
+                with self.manifest.open("r+b") as stream:
+                    end = _end_of_whole_lines(stream)
+                    stream.truncate(end)
+                    stream.seek(end)
+                    try:
+                        stream.write(text)
+                        stream.flush()
+                        os.fsync(stream.fileno())
+                    except OSError:
+                        os.ftruncate(stream.fileno(), end)
+                        raise
+            except OSError as error:
+                raise storage_error(self.manifest, error) from error
+
+    def _refuse_escape(self, path: Path) -> None:
+        if path.is_symlink() and not path.resolve().is_relative_to(self._root):
+            raise OutputError(
+                f"{path}: is a link that leaves {self.out}; remove it or choose another --out"
+            )
+
+
+def _end_of_whole_lines(stream: BinaryIO) -> int:
+    """Return the offset just after the last line end, 0 where there is none."""
+    block = 65536
+    start = stream.seek(0, os.SEEK_END)
+    while start > 0:
+        size = min(block, start)
+        start -= size
+        stream.seek(start)
+        found = stream.read(size).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+    return 0

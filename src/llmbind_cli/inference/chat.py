@@ -1,0 +1,197 @@
+"""``llmbind chat``: a conversation on a terminal, one turn, or a file of turns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from llmbind_cli.console import console
+from llmbind_cli.errors import InputDataError, LlmbindError
+from llmbind_cli.generators.registry import GeneratorRegistry
+from llmbind_cli.inference.artifacts import ArtifactFolder
+from llmbind_cli.inference.dispatch import dispatch, jobs_of_reply
+from llmbind_cli.inference.generate import plan_requests
+from llmbind_cli.inference.planner import Plan
+from llmbind_cli.inference.requests import Request, read_requests, read_stdin
+from llmbind_cli.inference.session import Session
+from llmbind_cli.inference.streaming import ReplyPrinter
+from llmbind_cli.model.loader import load_model
+
+HELP = """\
+/image FILE   attach a picture to your next message
+/reset        forget the conversation
+/save FILE    write the conversation as one JSON line
+/help         this list
+/quit         leave (so does Ctrl-D; Ctrl-C stops a reply)"""
+
+
+def run_chat(
+    *,
+    prompt: str | None,
+    images: Sequence[Path],
+    out: Path,
+    plan: bool,
+    requests: str | None,
+    generators: dict[str, str],
+    max_new_tokens: int,
+    temperature: float,
+    model: str,
+    device: str,
+    dtype: str,
+    seed: int,
+    offline: bool,
+) -> None:
+    """Chat as the flags say; see ``commands/chat.md``.
+
+    Raises:
+        LlmbindError: Of the class whose exit code tells what went wrong.
+    """
+    items: list[Request] | None = None
+    if requests is None and (prompt is not None or not _on_terminal()):
+        text = prompt if prompt not in (None, "-") else read_stdin()
+        items = [Request(id="turn-1", prompt=str(text), images=tuple(images))]
+    if plan or requests is not None:
+        if items is None and requests is None:
+            raise InputDataError("--plan needs a PROMPT, a pipe or --from")
+        plan_requests(
+            items or read_requests(str(requests)), model=model, device=device, dtype=dtype,
+            seed=seed, offline=offline, max_new_tokens=max_new_tokens, temperature=temperature,
+        )
+        return
+    bound = load_model(model, device=device, dtype=dtype, offline=offline)
+    session = Session(bound, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    for image in images:
+        session.attach(image)
+    registry = GeneratorRegistry(
+        bundle=bound.config.generators, overrides=generators, device=device, offline=offline
+    )
+    turn = Turn(session, registry, out=out, seed=seed)
+    if items is not None:
+        turn.run(items[0].prompt, stream=not console.json)
+        return
+    Repl(turn).run()
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+class Turn:
+    """One message and what follows from it: the reply, then the files it calls for."""
+
+    def __init__(
+        self, session: Session, registry: GeneratorRegistry, *, out: Path, seed: int
+    ) -> None:
+        self.session = session
+        self._registry = registry
+        self._out = out
+        self._seed = seed
+
+    def run(self, prompt: str, *, stream: bool) -> None:
+        """Answer, show the reply, and run its task calls.
+
+        Raises:
+            LlmbindError: The request could not be answered, or a call could not be carried out.
+        """
+        model = self.session.model
+        printer = ReplyPrinter(model.tokenizer, model.token_table, _write) if stream else None
+        try:
+            plan = self.session.ask(prompt, on_token=printer)
+        finally:
+            if printer is not None:
+                printer.finish()
+        if plan.error is not None and not console.json:
+            raise plan.error
+        if plan.calls and plan.error is None:
+            self._execute(plan)
+        elif console.json:
+            for line in plan.lines(model.name):
+                console.result(line.to_json())
+            if plan.error is not None:
+                raise plan.error
+
+    def _execute(self, plan: Plan) -> None:
+        for call in plan.calls:
+            self._registry.check(call.task)
+        lines = dispatch(
+            jobs_of_reply(
+                plan.calls, item_id=plan.request.id, run_seed=self._seed, reply=plan.reply
+            ),
+            generators=self._registry,
+            artifacts=ArtifactFolder(out=self._out),
+            model=self.session.model.name,
+        )
+        for line in lines:
+            if console.json:
+                console.result(line.to_json())
+            else:
+                for file in line.files:
+                    console.result(file.path)
+            if line.error is not None:
+                raise line.error
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+class Repl:
+    """The loop on a terminal."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/image": self._image,
+            "/reset": lambda _: self._turn.session.reset(),
+            "/save": self._save,
+            "/help": lambda _: console.log(HELP),
+        }
+
+    def run(self) -> None:
+        """Read, answer, repeat, until Ctrl-D or ``/quit``."""
+        import readline  # noqa: F401  # gives input() its line editing and history
+
+        console.log(f"{self._turn.session.model.name}. /help lists the commands.")
+        while True:
+            try:
+                text = input("> ").strip()
+            except EOFError:
+                _write("\n")
+                return
+            except KeyboardInterrupt:
+                _write("\n")
+                continue
+            if text == "/quit":
+                return
+            if text:
+                self._take(text)
+
+    def _take(self, text: str) -> None:
+        name, _, argument = text.partition(" ")
+        try:
+            if name in self._commands:
+                self._commands[name](argument.strip())
+            elif text.startswith("/"):
+                console.warn(f"no command {name}; /help lists them")
+            else:
+                self._turn.run(text, stream=True)
+        except KeyboardInterrupt:
+            console.log("stopped; the exchange is left out of the conversation")
+        except LlmbindError as error:
+            console.error(str(error))
+
+    def _image(self, argument: str) -> None:
+        path = Path(argument).expanduser()
+        if not argument or not path.is_file():
+            raise InputDataError(f"/image {argument}: no such file")
+        self._turn.session.attach(path)
+        console.log(f"attached {path.name}")
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise InputDataError("/save needs a file name")
+        path = Path(argument).expanduser()
+        self._turn.session.save(path)
+        console.log(f"saved {path}")

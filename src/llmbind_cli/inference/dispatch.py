@@ -1,0 +1,233 @@
+"""Carry out the task calls of replies: one generator load per task, results in the given order.
+
+The last step of LLMBind's request flow (arXiv 2402.14891, section 3.1): each task-prompt token
+pair of a reply hands its text to the frozen model of its task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llmbind_cli.errors import InputDataError, LlmbindError
+from llmbind_cli.generators.base import (
+    SEED_LIMIT,
+    GenerationOutcome,
+    Generator,
+    GeneratorRequest,
+)
+from llmbind_cli.inference.artifacts import ArtifactFile, ArtifactFolder, ResultLine
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SEED_BITS = 53  # JSON readers such as jq hold numbers as doubles, exact up to 2^53
+
+
+class Call(Protocol):
+    """The part of a :class:`llmbind_cli.tokens.TaskCall` that a generator needs."""
+
+    @property
+    def task(self) -> str:
+        """Task name of the token table."""
+
+    @property
+    def prompt(self) -> str:
+        """Text between the token pair."""
+
+
+class GeneratorSource(Protocol):
+    """Where :func:`dispatch` gets a task's generator from: the registry, or a test's own."""
+
+    def load(self, modality: str) -> Generator:
+        """Return the generator of a task, loaded at most once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One task call of one item, ready to run.
+
+    Attributes:
+        item_id: The item's id.
+        index: Position of the call in its reply, from 0.
+        task: Task name of the token table.
+        prompt: Text for the generator.
+        seed: Seed of this call alone, see :func:`item_seed`.
+        reply: The whole reply; ``None`` where no model was asked.
+        image: The picture in context, for edits.
+        extra: Unknown fields of the input line, carried through.
+    """
+
+    item_id: str
+    index: int
+    task: str
+    prompt: str
+    seed: int
+    reply: str | None = None
+    image: Image | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def item_seed(run_seed: int, item_id: str, index: int = 0) -> int:
+    """Return the seed of one call: a hash of the run's seed, the item's id and the call's place.
+
+    It does not depend on batch size, shard or order, so neither does the result.
+
+    Args:
+        run_seed: Value of ``--seed``.
+        item_id: The item's id.
+        index: Position of the call in its reply, from 0.
+
+    Returns:
+        A whole number in [0, 2^53).
+    """
+    text = f"{run_seed}\0{index}\0{item_id}".encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(text).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS)
+
+
+def jobs_of_reply(
+    calls: Iterable[Call],
+    *,
+    item_id: str,
+    run_seed: int,
+    seed: int | None = None,
+    reply: str | None = None,
+    image: Image | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> list[Job]:
+    """Return one job for each call of a reply, in order.
+
+    Args:
+        calls: What :func:`llmbind_cli.tokens.parse_reply` found.
+        item_id: The item's id.
+        run_seed: Value of ``--seed``.
+        seed: The item's own seed where its input line has one; the first call takes it as it is.
+        reply: The whole reply.
+        image: The picture in context.
+        extra: Unknown fields of the input line.
+    """
+    jobs = []
+    for index, call in enumerate(calls):
+        if seed is not None:
+            own = seed if index == 0 else item_seed(seed, item_id, index)
+        else:
+            own = item_seed(run_seed, item_id, index)
+        jobs.append(
+            Job(
+                item_id=item_id,
+                index=index,
+                task=call.task,
+                prompt=call.prompt,
+                seed=own,
+                reply=reply,
+                image=image,
+                extra=extra or {},
+            )
+        )
+    return jobs
+
+
+def dispatch(
+    jobs: Sequence[Job],
+    *,
+    generators: GeneratorSource,
+    artifacts: ArtifactFolder,
+    model: str | None = None,
+    on_result: Callable[[ResultLine], None] | None = None,
+) -> list[ResultLine]:
+    """Run every job and write its file and manifest line.
+
+    Jobs are grouped by task, so each generator is loaded once and works on full batches. A job
+    that fails is recorded and the others go on. Each result is on disk before the next batch
+    starts, in the order of finishing.
+
+    Args:
+        jobs: Any number, of any tasks.
+        generators: Gives the generator of a task.
+        artifacts: The output folder.
+        model: The bundle that wrote the prompts; without one, results name their generator.
+        on_result: Called with each result once it is on disk.
+
+    Returns:
+        One result for each job, in the order of ``jobs``.
+
+    Raises:
+        OutputError: The folder can no longer be written.
+        StorageError: The disk is full or failing.
+    """
+    lines: dict[int, ResultLine] = {}
+
+    def record(position: int, outcome: GenerationOutcome, *, name: str, seconds: float) -> None:
+        job = jobs[position]
+        files: tuple[ArtifactFile, ...] = ()
+        error: LlmbindError | None = None
+        if isinstance(outcome, LlmbindError):
+            error = outcome
+        else:
+            saved = artifacts.save(outcome, item_id=job.item_id, task=job.task, index=job.index)
+            files = (saved,)
+        line = ResultLine(
+            id=job.item_id,
+            status="ok" if error is None else "failed",
+            task=job.task,
+            prompt=job.prompt,
+            reply=job.reply,
+            files=files,
+            seed=job.seed,
+            model=model if model is not None else name,
+            seconds=seconds,
+            error=error,
+            extra=job.extra,
+        )
+        artifacts.append(line)
+        lines[position] = line
+        if on_result is not None:
+            on_result(line)
+
+    for task, positions in _by_task(jobs).items():
+        able = []
+        for position in positions:
+            refusal = _refusal(jobs[position])
+            if refusal is None:
+                able.append(position)
+            else:
+                record(position, refusal, name="", seconds=0.0)
+        if not able:
+            continue
+        try:
+            generator = generators.load(task)
+        except LlmbindError as error:
+            for position in able:
+                record(position, error, name="", seconds=0.0)
+            continue
+        for start in range(0, len(able), generator.batch_size):
+            chosen = able[start : start + generator.batch_size]
+            began = time.monotonic()
+            outcomes = generator.generate([_request(jobs[position]) for position in chosen])
+            seconds = (time.monotonic() - began) / len(chosen)
+            for position, outcome in zip(chosen, outcomes, strict=True):
+                record(position, outcome, name=generator.name, seconds=seconds)
+    return [lines[position] for position in range(len(jobs))]
+
+
+def _by_task(jobs: Sequence[Job]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for position, job in enumerate(jobs):
+        groups.setdefault(job.task, []).append(position)
+    return groups
+
+
+def _refusal(job: Job) -> InputDataError | None:
+    if not job.prompt.strip():
+        return InputDataError("the prompt is empty")
+    if not 0 <= job.seed < SEED_LIMIT:
+        return InputDataError(f"seed must lie in [0, 2^63), got {job.seed}")
+    return None
+
+
+def _request(job: Job) -> GeneratorRequest:
+    return GeneratorRequest(prompt=job.prompt, seed=job.seed, image=job.image)

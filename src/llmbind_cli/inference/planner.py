@@ -1,0 +1,189 @@
+"""What the model decides: requests in, replies parsed into task calls out; nothing is executed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llmbind_cli.errors import InputDataError, LlmbindError, TemporaryError, UnavailableError
+from llmbind_cli.inference.artifacts import ResultLine
+from llmbind_cli.inference.dispatch import item_seed
+from llmbind_cli.inference.requests import Request
+from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.chat_format import encode_chat
+from llmbind_cli.model.decode import Reply, check_length, decode
+from llmbind_cli.tokens import ReplyError, TaskCall, parse_reply, reply_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The model's decision on one request.
+
+    Attributes:
+        request: The request.
+        seed: The item's seed.
+        reply: The reply's text with task tokens spelled out; ``None`` if there was none.
+        ids: The reply's ids.
+        calls: The task calls, in order; empty for plain talk.
+        error: Why there is no decision.
+        seconds: This item's share of its batch's wall time.
+    """
+
+    request: Request
+    seed: int
+    reply: str | None = None
+    ids: tuple[int, ...] = ()
+    calls: tuple[TaskCall, ...] = ()
+    error: LlmbindError | None = None
+    seconds: float = 0.0
+
+    def lines(self, model: str) -> list[ResultLine]:
+        """Return one result line for each call, or one for plain talk or for the failure."""
+        talk = TaskCall(task="text", prompt="", position=0)
+        return [
+            ResultLine(
+                id=self.request.id,
+                status="ok" if self.error is None else "failed",
+                task=call.task,
+                prompt=call.prompt,
+                reply=self.reply,
+                seed=self.seed if index == 0 else item_seed(self.seed, self.request.id, index),
+                model=model,
+                seconds=self.seconds / max(1, len(self.calls)),
+                error=self.error,
+                extra=self.request.extra,
+            )
+            for index, call in enumerate(self.calls or (talk,))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prompt:
+    ids: list[int]
+    opening: tuple[int, ...]
+    seed: int
+
+
+class Planner:
+    """Asks one model, in batches.
+
+    Args:
+        model: The bound model.
+        max_new_tokens: Longest reply, in tokens.
+        temperature: 0 takes the likeliest token.
+        run_seed: Value of ``--seed``.
+        batch_size: Requests decoded at once; halved when the device runs out of memory.
+        on_token: Called with ``(row in the batch, id)`` as ids are emitted.
+    """
+
+    def __init__(
+        self,
+        model: BoundModel,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        run_seed: int = 0,
+        batch_size: int = 8,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be ≥ 1, got {batch_size}")
+        self._model = model
+        self._max_new_tokens = max_new_tokens
+        self._temperature = temperature
+        self._run_seed = run_seed
+        self._batch_size = batch_size
+        self._on_token = on_token
+
+    def plan(self, requests: Sequence[Request]) -> Iterator[Plan]:
+        """Yield one plan a request, in order, as batches finish.
+
+        A request that cannot be answered gives a plan with an error; the others go on.
+        """
+        for start in range(0, len(requests), self._batch_size):
+            yield from self._plan_batch(requests[start : start + self._batch_size])
+
+    def _plan_batch(self, requests: Sequence[Request]) -> list[Plan]:
+        started = time.monotonic()
+        prompts: dict[int, list[int]] = {}
+        plans: dict[int, Plan] = {}
+        seeds = [
+            item_seed(self._run_seed, r.id) if r.seed is None else r.seed for r in requests
+        ]
+        for index, request in enumerate(requests):
+            try:
+                prompts[index] = self._encode(request)
+            except InputDataError as error:
+                plans[index] = Plan(request=request, seed=seeds[index], error=error)
+        jobs = [
+            _Prompt(ids=ids, opening=self._opening(requests[index]), seed=seeds[index])
+            for index, ids in prompts.items()
+        ]
+        replies = self._decode(jobs)
+        share = (time.monotonic() - started) / max(1, len(requests))
+        for index, reply in zip(prompts, replies, strict=True):
+            plans[index] = self._decide(requests[index], seeds[index], reply, share)
+        return [plans[index] for index in range(len(requests))]
+
+    def _encode(self, request: Request) -> list[int]:
+        if not request.prompt.strip():
+            raise InputDataError(f"{request.id}: the prompt is empty")
+        chat = encode_chat(
+            self._model.tokenizer,
+            request.turns(),
+            self._model.token_table,
+            add_generation_prompt=True,
+        )
+        check_length(self._model, chat.ids, self._max_new_tokens)
+        return chat.ids
+
+    def _opening(self, request: Request) -> tuple[int, ...]:
+        """Return the opening task token where the user fixed the modality."""
+        table = self._model.token_table
+        fixed = [t for t in table.tokens if t.task == request.modality]
+        if request.modality is not None and not fixed:
+            served = ", ".join(t.task for t in table.tokens)
+            raise UnavailableError(f"this bundle has no {request.modality} token; it has: {served}")
+        return tuple(table.ids[token.open] for token in fixed)
+
+    def _decode(self, prompts: Sequence[_Prompt]) -> list[Reply | LlmbindError]:
+        """Decode; halve the batch when memory runs out (fault 38), down to single requests."""
+        try:
+            return list(
+                decode(
+                    self._model,
+                    [prompt.ids for prompt in prompts],
+                    max_new_tokens=self._max_new_tokens,
+                    temperature=self._temperature,
+                    seeds=[prompt.seed for prompt in prompts],
+                    openings=[prompt.opening for prompt in prompts],
+                    on_token=self._on_token,
+                )
+            )
+        except torch.OutOfMemoryError:
+            if len(prompts) == 1:
+                return [TemporaryError("the device ran out of memory on this request alone")]
+            half = len(prompts) // 2
+            torch.cuda.empty_cache()
+            return self._decode(prompts[:half]) + self._decode(prompts[half:])
+
+    def _decide(
+        self, request: Request, seed: int, reply: Reply | LlmbindError, seconds: float
+    ) -> Plan:
+        if isinstance(reply, LlmbindError):
+            return Plan(request=request, seed=seed, error=reply, seconds=seconds)
+        tokenizer, table = self._model.tokenizer, self._model.token_table
+        text = reply_text(reply.ids, tokenizer, table)
+        error: LlmbindError | None = None
+        calls: list[TaskCall] = []
+        try:
+            calls = parse_reply(reply.ids, tokenizer, table)
+        except ReplyError as failure:
+            error = failure
+        return Plan(
+            request=request, seed=seed, reply=text, ids=tuple(reply.ids), calls=tuple(calls),
+            error=error, seconds=seconds,
+        )

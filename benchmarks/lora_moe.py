@@ -6,10 +6,10 @@ Run from a checkout:
     python benchmarks/lora_moe.py --threads 1 --clock cpu      # on a machine that others use
     python benchmarks/lora_moe.py --device cuda --dtype bfloat16 --dims 4096 11008
 
-Every figure is a ratio to the frozen linear. The contenders take turns within a repeat, each repeat
-starting with another one, and the fastest repeat of each counts: what else the machine does only
-ever adds time, so medians of ratios drift on a busy one (they are in the JSON). The exit code is 0
-if every bar holds, 4 if one does not.
+Every figure is a ratio to the frozen linear, which runs right before each contender; the contenders
+take turns within a repeat, each repeat starting with another one, and the median over the repeats
+counts. The row of the frozen linear is its ratio to itself, and so shows the noise. The exit code
+is 0 if every bar holds, 4 if one does not.
 """
 
 from __future__ import annotations
@@ -105,8 +105,6 @@ class Row:
         contender: Its name.
         forward: Time of a forward pass without gradients, ratio to the frozen linear.
         training: Time of forward and backward, ratio to the frozen linear.
-        forward_median: As ``forward``, the median of the ratios within each repeat.
-        training_median: As ``training``, the median of the ratios within each repeat.
         saved_floats: Saved for backward per token, beside the input and the parameters.
     """
 
@@ -114,8 +112,6 @@ class Row:
     contender: str
     forward: float
     training: float
-    forward_median: float
-    training_median: float
     saved_floats: float
 
 
@@ -212,33 +208,26 @@ def measure(
         for tensor in (x, *layer.parameters()):
             tensor.grad = None
 
-    def ratios(step: Callable[[nn.Module], None]) -> dict[str, tuple[float, float]]:
+    def ratios(step: Callable[[nn.Module], None]) -> dict[str, float]:
         names = list(contenders)
-        took: dict[str, list[float]] = {name: [] for name in names}
+        collected: dict[str, list[float]] = {name: [] for name in names}
         for repeat in range(WARM_UP + repeats):
             first = repeat % len(names)
             for name in names[first:] + names[:first]:
-                run = partial(step, contenders[name])
-                took[name].append(seconds(run, device=device, clock=clock))
-        kept = {name: values[WARM_UP:] for name, values in took.items()}
-        base = kept[BASE]
-        return {
-            name: (
-                min(values) / min(base),
-                statistics.median(v / b for v, b in zip(values, base, strict=True)),
-            )
-            for name, values in kept.items()
-        }
+                base, contender = (
+                    seconds(partial(step, contenders[turn]), device=device, clock=clock)
+                    for turn in (BASE, name)
+                )
+                collected[name].append(contender / base)
+        return {name: statistics.median(values[WARM_UP:]) for name, values in collected.items()}
 
     forward_ratios, training_ratios = ratios(forward), ratios(train)
     return [
         Row(
             width=width,
             contender=name,
-            forward=forward_ratios[name][0],
-            training=training_ratios[name][0],
-            forward_median=forward_ratios[name][1],
-            training_median=training_ratios[name][1],
+            forward=forward_ratios[name],
+            training=training_ratios[name],
             saved_floats=saved_floats_per_token(layer, x),
         )
         for name, layer in contenders.items()

@@ -62,7 +62,9 @@ def environment() -> Callable[..., dict[str, str]]:
     """The environment of a command that runs from the checkout, with changes."""
 
     def changed(**changes: str) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80"} | changes
+        # A variable such as PYTHONUNBUFFERED would make the command behave as for no user.
+        inherited = {key: value for key, value in os.environ.items() if key[:6] != "PYTHON"}
+        return inherited | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80"} | changes
 
     return changed
 

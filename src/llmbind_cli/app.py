@@ -74,9 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 app(args=arguments, prog_name="llmbind")
             except SystemExit as end:
                 code = _code_of(end)
-            sys.stdout.flush()
     except BrokenPipeError:
-        _close_stdout()
         code = 0
     except KeyboardInterrupt:
         code = EXIT_SIGINT
@@ -90,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _report_bug(error)
     except Exception as error:
         code = _report_bug(error)
-    return code
+    return _flush_stdout(code)
 
 
 def _code_of(end: SystemExit) -> int:
@@ -118,11 +116,21 @@ def _report_bug(error: Exception) -> int:
     return EXIT_BUG
 
 
-def _close_stdout() -> None:
-    """Points stdout at nothing, so that the interpreter's last flush finds no closed pipe."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, sys.stdout.fileno())
-    os.close(nothing)
+def _flush_stdout(code: int) -> int:
+    """Writes what is still buffered, also after a failure, and returns the exit code.
+
+    Where that fails, stdout is pointed at nothing: the interpreter's own last flush would fail
+    again, print a message and change the exit code.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+        if code == 0 and not isinstance(error, BrokenPipeError):
+            return _report(StorageError(f"stdout: {error.strerror}"))
+    return code
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -104,32 +106,64 @@ def test_a_signal_runs_the_cleanup(environment, sent, code):
     assert (process.returncode, out, error) == (code, "cleaned\n", "")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["work"], ["buffer"]])
-def test_a_closed_pipe_is_quiet(environment, arguments):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--help", "write-result", "leave-in-buffer", "write-much"])
+def test_a_closed_pipe_is_quiet(environment, command, unbuffered):
     """The reader is gone before Typer, a command, or the last flush of all writes anything."""
+    end = run_on_a_closed_pipe(environment(PYTHONUNBUFFERED=unbuffered), command)
+    assert end == (0, "")
+
+
+def test_a_failure_keeps_its_code_on_a_closed_pipe(environment):
+    end = run_on_a_closed_pipe(environment(), "leave-in-buffer-and-fail")
+    assert end == (3, "llmbind: error: one of two failed\n")
+
+
+def run_on_a_closed_pipe(environment: dict[str, str], command: str) -> tuple[int, str]:
+    """Runs one of a few commands once nobody can read its stdout."""
     program = (
         "import sys\n"
         "from llmbind_cli import app\n"
         "from llmbind_cli.console import console\n"
+        "from llmbind_cli.errors import PartialFailure\n"
         "@app.app.command()\n"
-        "def work():\n"
+        "def write_result():\n"
         "    console.result('x')\n"
         "@app.app.command()\n"
-        "def buffer():\n"
+        "def leave_in_buffer():\n"
         "    sys.stdout.write('x')\n"
+        "@app.app.command()\n"
+        "def write_much():\n"
+        "    sys.stdout.write('x' * 300_000)\n"
+        "@app.app.command()\n"
+        "def leave_in_buffer_and_fail():\n"
+        "    sys.stdout.write('x')\n"
+        "    raise PartialFailure('one of two failed')\n"
         "sys.stdin.read()\n"
-        f"sys.exit(app.main({arguments!r}))\n"
+        f"sys.exit(app.main([{command!r}]))\n"
     )
+    reader, writer = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", program], env=environment(), stdin=-1, stdout=-1, stderr=-1
+        [sys.executable, "-c", program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stdin is not None
-    process.stdin.close()
-    process.stdin = process.stdout = None
-    _, error = process.communicate(timeout=20)
-    assert (process.returncode, error) == (0, b"")
+    os.close(writer)
+    os.close(reader)
+    _, error = process.communicate("", timeout=20)
+    return process.returncode, error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_results_that_find_no_room_are_74(llmbind):
+    with Path("/dev/full").open("w") as full:
+        run = llmbind("--version", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert run.returncode == 74
+    assert run.stderr.count("\n") == 1
+    assert "No space left" in run.stderr
 
 
 @pytest.mark.parametrize("command", ["segment", "edit"])

@@ -29,7 +29,7 @@ from llmbind_cli.errors import (
     UsageError,
 )
 from llmbind_cli.generators.base import GeneratedArtifact, GeneratorRequest
-from llmbind_cli.generators.image import ImageGenerator, load_image_generator, resolve_dtype
+from llmbind_cli.generators.image import ImageGenerator, load_image_generator, pipeline_dtype
 
 Altered = Callable[[], Path]
 
@@ -344,9 +344,10 @@ def test_unknown_device_and_dtype(pipeline_folder: Path) -> None:
         load_image_generator(pipeline_folder, name="tiny", dtype="int7")
 
 
-def test_automatic_dtype_follows_the_device() -> None:
-    assert resolve_dtype("auto", torch.device("cpu")) is torch.float32
-    assert resolve_dtype("auto", torch.device("cuda")) is torch.bfloat16
+def test_automatic_dtype_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda _emulated: True)
+    assert pipeline_dtype("auto", torch.device("cpu")) is torch.float32
+    assert pipeline_dtype("auto", torch.device("cuda")) is torch.bfloat16
 
 
 def test_bfloat16_draws_on_the_cpu(pipeline_folder: Path) -> None:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from tiny_binding_model import build
 from safetensors.torch import load_file, save_file
+from tiny_binding_model import build
 from tiny_language_models import save_base
 
 from llmbind_cli.errors import IntegrityError, ModelNotFoundError, UnavailableError
@@ -73,7 +73,9 @@ def test_a_bundle_for_another_base_is_refused(saved, tmp_path):
     config = json.loads((wide / "config.json").read_text())
     del config
     change_config(saved, lambda f: f["language_model"].update(vocab_size=7))
-    with pytest.raises(IntegrityError, match=r"made for a base with vocabulary and width \(7, 32\)"):
+    with pytest.raises(
+        IntegrityError, match=r"made for a base with vocabulary and width \(7, 32\)"
+    ):
         load_model(str(saved))
 
 

@@ -9,8 +9,14 @@ from llmbind_cli.errors import InputDataError
 from llmbind_cli.model.decode import decode
 
 PROMPTS = [
-    "draw a red apple", "hi", "a picture of waves, slow motion, please, and a cat", "Rain falls",
-    "clouds", "Enjoy the picture of a cat", "draw draw draw", "a",
+    "draw a red apple",
+    "hi",
+    "a picture of waves, slow motion, please, and a cat",
+    "Rain falls",
+    "clouds",
+    "Enjoy the picture of a cat",
+    "draw draw draw",
+    "a",
 ]
 
 
@@ -63,12 +69,11 @@ def force(bound, spelling):
     bias = torch.zeros(head.rows.shape[0])
     bias[index] = 1e4
     column = bound.token_table.ids[spelling]
-    handle = head.register_forward_hook(
+    return head.register_forward_hook(
         lambda _m, _a, logits: logits.index_add(
             -1, torch.tensor([column]), logits.new_full((*logits.shape[:-1], 1), 1e4)
         )
     )
-    return handle
 
 
 def test_the_hidden_state_of_a_semantic_token_is_that_of_one_full_forward(bound, prompts):

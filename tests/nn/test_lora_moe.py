@@ -301,6 +301,9 @@ def test_a_shared_router_keeps_nothing_after_its_block() -> None:
     assert router.block_routing is None
     with pytest.raises(ValueError, match=r"router of width 12 got hidden states of width 13"):
         block(torch.randn(2, D_IN + 1, dtype=torch.float64))
+    block.down_proj = nn.Linear(1, 1, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        block(torch.randn(2, D_IN, dtype=torch.float64))
     assert router.block_routing is None
 
 
@@ -417,14 +420,15 @@ def test_dropout_thins_the_experts_input_but_not_the_routers() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("top_k", [0, 2])
-def test_autocast_bf16_over_a_bf16_base(top_k: int, shared: bool) -> None:
+@pytest.mark.parametrize("base_dtype", [torch.bfloat16, torch.float32])
+def test_autocast_bf16(base_dtype: torch.dtype, top_k: int, shared: bool) -> None:
     torch.manual_seed(0)
-    base = nn.Linear(64, 48, dtype=torch.bfloat16).requires_grad_(False)
+    base = nn.Linear(64, 48, dtype=base_dtype).requires_grad_(False)
     router = Router(in_features=64, num_experts=4, top_k=top_k) if shared else None
     layer = LoraMoeLinear(base, num_experts=4, top_k=top_k, rank=8, alpha=16.0, router=router)
     nn.init.normal_(layer.lora_B, std=0.05)
     nn.init.normal_(layer.router.weight, std=0.5)  # so that hardly any choice is a near tie
-    x = torch.randn(2, 30, 64, dtype=torch.bfloat16, requires_grad=True)
+    x = torch.randn(2, 30, 64, dtype=base_dtype, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = layer(x)
     assert output.dtype == torch.bfloat16
@@ -485,21 +489,25 @@ def test_inference_gives_the_same_values(mode: type, shape: tuple[int, ...]) -> 
 
 
 class CalledOnly(nn.Linear):
-    """Stands for a quantised linear: its weight is packed, only a call gives the product."""
+    """Stands for a quantised linear: its weight is no matrix, only a call gives the product."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, packed: Tensor) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias=False)
         self.original = weight
-        packed = torch.zeros(weight.numel() // 2, 1, dtype=torch.uint8)
         self.weight = nn.Parameter(packed, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.original.T
 
 
-def test_the_weight_of_another_kind_of_linear_is_never_read() -> None:
+@pytest.mark.parametrize(
+    "packed",
+    [torch.zeros(D_OUT * D_IN // 2, 1, dtype=torch.uint8), torch.zeros(D_OUT, D_IN)],
+)
+def test_the_weight_of_another_kind_of_linear_is_never_read(packed: Tensor) -> None:
+    torch.manual_seed(0)
     layer = LoraMoeLinear(
-        CalledOnly(torch.randn(D_OUT, D_IN)), num_experts=4, top_k=2, rank=3, alpha=16.0
+        CalledOnly(torch.randn(D_OUT, D_IN), packed), num_experts=4, top_k=2, rank=3, alpha=16.0
     )
     assert layer.lora_A.dtype == torch.float32
     nn.init.normal_(layer.lora_B)

@@ -17,9 +17,15 @@ TASKS = ["image", "edit", "video", "audio", "segment"]
 def build(base: Path, *, seed: int = 0, **adapter: Any) -> BoundModel:
     """Build a binding model whose adapters are not zero."""
     model = build_model(
-        name="tiny", base=str(base), base_sha256=None, tasks=TASKS,
-        adapter=LoraMoeConfig(r=2, num_experts=3, top_k=2, **adapter), licences={},
-        device="cpu", dtype="float32", seed=seed,
+        name="tiny",
+        base=str(base),
+        base_sha256=None,
+        tasks=TASKS,
+        adapter=LoraMoeConfig(r=2, num_experts=3, top_k=2, **adapter),
+        licences={},
+        device="cpu",
+        dtype="float32",
+        seed=seed,
     )
     generator = torch.Generator().manual_seed(seed + 1)
     for name, parameter in model.language_model.named_parameters():

@@ -16,8 +16,12 @@ from transformers import (
 )
 
 SIZES = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 512,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
 }
 FAMILIES = {
     "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True}),
@@ -33,8 +37,12 @@ def save_base(directory: Path, family: str = "llama", *, seed: int = 0) -> Path:
     tokenizer = byte_level()
     config_class, model_class, options = FAMILIES[family]
     config = config_class(
-        vocab_size=len(tokenizer) + PADDING_ROWS.get(family, 0), **SIZES, **options,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=None,
+        vocab_size=len(tokenizer) + PADDING_ROWS.get(family, 0),
+        **SIZES,
+        **options,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
     )
     torch.manual_seed(seed)
     model = model_class(config)

@@ -6,8 +6,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
-    "draw a red apple and a cat, please", "Here: a picture of waves, slow motion. Enjoy!",
-    "[0.1, 0.25, 0.5, 1] system user assistant", "Rain falls when clouds cool. <gen> </gen>",
+    "draw a red apple and a cat, please",
+    "Here: a picture of waves, slow motion. Enjoy!",
+    "[0.1, 0.25, 0.5, 1] system user assistant",
+    "Rain falls when clouds cool. <gen> </gen>",
 ] * 4
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -26,8 +28,10 @@ def byte_level() -> PreTrainedTokenizerFast:
     )
     backend.train_from_iterator(CORPUS, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>",
-        extra_special_tokens=["<|im_start|>", "<|endoftext|>"], chat_template=CHATML,
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        extra_special_tokens=["<|im_start|>", "<|endoftext|>"],
+        chat_template=CHATML,
     )
 
 

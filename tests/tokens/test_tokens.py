@@ -25,16 +25,39 @@ from llmbind_cli.tokens import (
 SPELLINGS = [spelling for token in TASK_TOKENS for spelling in token.spellings]
 ALIASES = ["<video_cap>", "</video_cap>", "<audio_cap>", "</audio_cap>", "<image>", "[SEG]"]
 TEMPLATE_MARKERS = [
-    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>", "</s>", "[INST]", "[/INST]",
-    "<|im_start|>system\n", "<|tool_call|>", "<unk>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "<|im_start|>system\n",
+    "<|tool_call|>",
+    "<unk>",
 ]
 LOOKALIKES = [
-    "＜gen＞", "‹gen›", "〈gen〉", "<ɡen>", "<g\u200ben>", "<\u00adgen>", "＜/gen＞", "<ＧＥＮ>",
-    "<gen\u0301>", "&lt;gen&gt;", "<GEN>", "< gen >", "<gen>\u202e", "<ꮪeg>", "<ѕeg>",
+    "＜gen＞",
+    "‹gen›",
+    "〈gen〉",
+    "<ɡen>",
+    "<g\u200ben>",
+    "<\u00adgen>",
+    "＜/gen＞",
+    "<ＧＥＮ>",
+    "<gen\u0301>",
+    "&lt;gen&gt;",
+    "<GEN>",
+    "< gen >",
+    "<gen>\u202e",
+    "<ꮪeg>",
+    "<ѕeg>",
 ]
 FRAGMENTS = st.sampled_from(SPELLINGS + ALIASES + TEMPLATE_MARKERS + LOOKALIKES)
 USER_TEXT = st.lists(
-    st.one_of(FRAGMENTS, st.text(max_size=12), st.sampled_from(["draw a cat ", " ", "\n", "<", ">"])),
+    st.one_of(
+        FRAGMENTS, st.text(max_size=12), st.sampled_from(["draw a cat ", " ", "\n", "<", ">"])
+    ),
     max_size=12,
 ).map("".join)
 
@@ -113,7 +136,9 @@ def test_all_calls_come_back_in_order(bound_tokenizer):
         "Sure. <vid_cap>surf, slow motion</vid_cap> and <aud_cap>waves</aud_cap>, then <seg>.",
     )
     assert [(c.task, c.prompt) for c in calls] == [
-        ("video", "surf, slow motion"), ("audio", "waves"), ("segment", ""),
+        ("video", "surf, slow motion"),
+        ("audio", "waves"),
+        ("segment", ""),
     ]
     assert [c.position for c in calls] == sorted(c.position for c in calls)
 
@@ -175,6 +200,4 @@ def test_the_table_has_room_for_pairs_with_grounding_content(bare_tokenizer, con
 
 def test_a_pair_with_a_hidden_state_is_refused():
     with pytest.raises(ValueError, match="a hidden-state token is single"):
-        TaskToken(
-            task="x", open="<x>", close="</x>", payload=Payload.HIDDEN_STATE, init_words=()
-        )
+        TaskToken(task="x", open="<x>", close="</x>", payload=Payload.HIDDEN_STATE, init_words=())

@@ -21,7 +21,8 @@ from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.chat_format import ChatTurn, encode_chat
 from llmbind_cli.model.config import BaseModel, BundleConfig
 from llmbind_cli.model.decode import decode
-from llmbind_cli.model.language_model import choose_device, load_language_model, load_tokenizer
+from llmbind_cli.model.language_model import load_language_model, load_tokenizer
+from llmbind_cli.nn.device import choose_device
 from llmbind_cli.tokens import TokenTable
 from llmbind_cli.weights import cache
 

@@ -13,6 +13,9 @@ from llmbind_cli.data.encode import EncodedSample
 GROUP = 50
 """Batches whose samples are sorted together; larger pads less and shuffles less."""
 
+WIDTH_STEP = 16
+"""Widths are multiples of this: CPU kernels are compiled, and kept, for each new shape."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -37,7 +40,9 @@ class Batch:
         )
 
 
-def epoch_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+def epoch_order(
+    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int
+) -> list[list[int]]:
     """Return one epoch's batches as lists of sample indices.
 
     Samples are shuffled, sorted by length within groups of ``GROUP`` batches, cut into batches,
@@ -75,14 +80,13 @@ def endless_batches(
 
 
 def collate(samples: Sequence[EncodedSample]) -> Batch:
-    """Pad samples on the right; the padding id is 0 and hidden by the mask."""
-    width = max(len(sample.ids) for sample in samples)
+    """Pad samples on the right to a multiple of ``WIDTH_STEP`` ids; the mask hides padding."""
+    longest = max(len(sample.ids) for sample in samples)
+    width = -(-longest // WIDTH_STEP) * WIDTH_STEP
     return Batch(
         input_ids=torch.tensor([s.ids + [0] * (width - len(s.ids)) for s in samples]),
         attention_mask=torch.tensor(
             [[1] * len(s.ids) + [0] * (width - len(s.ids)) for s in samples]
         ),
-        loss_weights=torch.tensor(
-            [s.loss_weights + [0.0] * (width - len(s.ids)) for s in samples]
-        ),
+        loss_weights=torch.tensor([s.loss_weights + [0.0] * (width - len(s.ids)) for s in samples]),
     )

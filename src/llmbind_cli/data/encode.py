@@ -59,4 +59,3 @@ def encode_dialogue(
                 weights[position] = decision_weight
                 tasks.append(token.task)
     return EncodedSample(ids=chat.ids, loss_weights=weights, tasks=tuple(tasks))
-

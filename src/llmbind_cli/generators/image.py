@@ -24,10 +24,10 @@ from llmbind_cli.errors import (
     PolicyError,
     TemporaryError,
     UnavailableError,
-    UsageError,
 )
 from llmbind_cli.generators import pipeline_folder
 from llmbind_cli.generators.base import GeneratedArtifact, GenerationOutcome, GeneratorRequest
+from llmbind_cli.nn.device import choose_device, choose_dtype
 
 CUDA_BATCH_SIZE = 4
 _OTHER_MODALITIES = ("image", "num_frames", "video_length", "audio_length_in_s", "audio_end_in_s")
@@ -220,8 +220,8 @@ def load_image_generator(
         ConfigurationError: ``sampling.json`` is wrong.
         UsageError: ``device`` or ``dtype`` is none of those named.
     """
-    target = resolve_device(device)
-    precision = resolve_dtype(dtype, target)
+    target = choose_device(device)
+    precision = pipeline_dtype(dtype, target)
     index = pipeline_folder.read_index(folder)
     sampling = pipeline_folder.read_sampling(folder)
     with pipeline_folder.quiet_libraries():
@@ -253,35 +253,17 @@ def load_image_generator(
     )
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return the device of a ``--device`` value.
+def pipeline_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the parameter type of a ``--dtype`` value; ``auto`` on a CPU is float32.
 
-    Raises:
-        UnavailableError: It names CUDA and there is none.
-        UsageError: It names no device that llmbind runs on.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise UsageError(f"--device must be auto, cpu or cuda, got {device!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("--device cuda: this machine has no CUDA device; use --device cpu")
-    return torch.device(device)
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the parameter type of a ``--dtype`` value.
+    Convolutions gain nothing from 16 bits there, and pictures lose.
 
     Raises:
         UsageError: It names no floating-point type that llmbind runs in.
     """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in known:
-        raise UsageError(f"--dtype must be auto or one of {', '.join(known)}, got {dtype!r}")
-    return known[dtype]
+    if dtype == "auto" and device.type == "cpu":
+        return torch.float32
+    return choose_dtype(dtype, device)
 
 
 def _require_text_to_image(found: type, folder: Path) -> None:

@@ -11,7 +11,7 @@ from llmbind_cli.errors import InputDataError, LlmbindError
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFolder
 from llmbind_cli.inference.dispatch import dispatch, jobs_of_reply
-from llmbind_cli.inference.generate import plan_requests
+from llmbind_cli.inference.generate import plan_requests, registry_of, show
 from llmbind_cli.inference.planner import Plan
 from llmbind_cli.inference.requests import Request, read_requests, read_stdin
 from llmbind_cli.inference.session import Session
@@ -55,17 +55,21 @@ def run_chat(
         if items is None and requests is None:
             raise InputDataError("--plan needs a PROMPT, a pipe or --from")
         plan_requests(
-            items or read_requests(str(requests)), model=model, device=device, dtype=dtype,
-            seed=seed, offline=offline, max_new_tokens=max_new_tokens, temperature=temperature,
+            items or read_requests(str(requests)),
+            model=model,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            offline=offline,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
         )
         return
     bound = load_model(model, device=device, dtype=dtype, offline=offline)
     session = Session(bound, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     for image in images:
         session.attach(image)
-    registry = GeneratorRegistry(
-        bundle=bound.config.generators, overrides=generators, device=device, offline=offline
-    )
+    registry = registry_of(model, generators, device=device, dtype=dtype, offline=offline)
     turn = Turn(session, registry, out=out, seed=seed)
     if items is not None:
         turn.run(items[0].prompt, stream=not console.json)
@@ -121,13 +125,9 @@ class Turn:
             generators=self._registry,
             artifacts=ArtifactFolder(out=self._out),
             model=self.session.model.name,
+            on_result=show,
         )
         for line in lines:
-            if console.json:
-                console.result(line.to_json())
-            else:
-                for file in line.files:
-                    console.result(file.path)
             if line.error is not None:
                 raise line.error
 

@@ -41,41 +41,60 @@ def run_generate(
     items = _items(prompt, requests, fixed)
     if plan:
         plan_requests(
-            items, model=model, device=device, dtype=dtype, seed=seed, offline=offline,
-            max_new_tokens=max_new_tokens, batch_size=batch_size,
+            items,
+            model=model,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            offline=offline,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
         )
         return
     folder = ArtifactFolder(out=out)
     good = [item for item in items if isinstance(item, Request)]
     lines = [_bad_line(item) for item in items if isinstance(item, BadLine)]
-    table: dict[str, str] = {}
     name = None
+    jobs: list[Job] = []
     if direct:
         jobs = [_direct_job(request, seed) for request in good]
     elif good:
         from llmbind_cli.model.loader import load_model
 
         bound = load_model(model, device=device, dtype=dtype, offline=offline)
-        table, name = bound.config.generators, bound.name
+        name = bound.name
         planner = Planner(
             bound, max_new_tokens=max_new_tokens, run_seed=seed, batch_size=batch_size
         )
         plans = list(console.progress(planner.plan(good), total=len(good), desc="deciding"))
         jobs = [job for decided in plans for job in _jobs(decided, seed)]
         lines += [line for decided in plans for line in _undone(decided, bound.name)]
-    else:
-        jobs = []
-    registry = GeneratorRegistry(
-        bundle=table, overrides=generators, device=device, offline=offline
-    )
+    registry = registry_of(model, generators, device=device, dtype=dtype, offline=offline)
     for task in dict.fromkeys(job.task for job in jobs):
         _check(registry, task, jobs)
     for line in lines:
         folder.append(line)
-    lines += dispatch(jobs, generators=registry, artifacts=folder, model=name)
-    for line in lines:
-        _show(line)
+        show(line)
+    lines += dispatch(jobs, generators=registry, artifacts=folder, model=name, on_result=show)
     _raise_failures(lines, batch=requests is not None)
+
+
+def registry_of(
+    model: str, overrides: dict[str, str], *, device: str, dtype: str, offline: bool
+) -> GeneratorRegistry:
+    """Return the generators of a bundle, with those of ``--generator`` over them."""
+    from llmbind_cli.model.config import BundleConfig
+    from llmbind_cli.model.loader import locate_bundle
+
+    folder = locate_bundle(model, offline=offline)
+    return GeneratorRegistry(
+        bundle=BundleConfig.read(folder).generators,
+        overrides=overrides,
+        folder=folder,
+        device=device,
+        dtype=dtype,
+        offline=offline,
+    )
 
 
 def plan_requests(
@@ -102,7 +121,10 @@ def plan_requests(
 
     bound = load_model(model, device=device, dtype=dtype, offline=offline)
     planner = Planner(
-        bound, max_new_tokens=max_new_tokens, temperature=temperature, run_seed=seed,
+        bound,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        run_seed=seed,
         batch_size=batch_size,
     )
     lines = [_bad_line(item) for item in items if isinstance(item, BadLine)]
@@ -135,15 +157,23 @@ def _items(
 def _direct_job(request: Request, run_seed: int) -> Job:
     own = item_seed(run_seed, request.id) if request.seed is None else request.seed
     return Job(
-        item_id=request.id, index=0, task=str(request.modality), prompt=request.prompt, seed=own,
+        item_id=request.id,
+        index=0,
+        task=str(request.modality),
+        prompt=request.prompt,
+        seed=own,
         extra=request.extra,
     )
 
 
 def _jobs(plan: Plan, run_seed: int) -> list[Job]:
     return jobs_of_reply(
-        plan.calls, item_id=plan.request.id, run_seed=run_seed, seed=plan.request.seed,
-        reply=plan.reply, extra=plan.request.extra,
+        plan.calls,
+        item_id=plan.request.id,
+        run_seed=run_seed,
+        seed=plan.request.seed,
+        reply=plan.reply,
+        extra=plan.request.extra,
     )
 
 
@@ -156,8 +186,15 @@ def _undone(plan: Plan, model: str) -> list[ResultLine]:
     reason = PartialFailure(f"{plan.request.id}: the model answered in words only: {plan.reply}")
     return [
         ResultLine(
-            id=plan.request.id, status="empty", task="text", prompt="", reply=plan.reply,
-            seed=plan.seed, model=model, seconds=plan.seconds, error=reason,
+            id=plan.request.id,
+            status="empty",
+            task="text",
+            prompt="",
+            reply=plan.reply,
+            seed=plan.seed,
+            model=model,
+            seconds=plan.seconds,
+            error=reason,
             extra=plan.request.extra,
         )
     ]
@@ -174,12 +211,20 @@ def _check(registry: GeneratorRegistry, task: str, jobs: Iterable[Job]) -> None:
 
 def _bad_line(item: BadLine) -> ResultLine:
     return ResultLine(
-        id=item.id, status="failed", task="text", prompt="", reply=None, seed=None, model="",
-        seconds=0.0, error=item.error,
+        id=item.id,
+        status="failed",
+        task="text",
+        prompt="",
+        reply=None,
+        seed=None,
+        model="",
+        seconds=0.0,
+        error=item.error,
     )
 
 
-def _show(line: ResultLine) -> None:
+def show(line: ResultLine) -> None:
+    """Print a result: its JSON line with ``--json``, else the path of each file."""
     if console.json:
         console.result(line.to_json())
         return

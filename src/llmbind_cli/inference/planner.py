@@ -110,9 +110,7 @@ class Planner:
         started = time.monotonic()
         prompts: dict[int, list[int]] = {}
         plans: dict[int, Plan] = {}
-        seeds = [
-            item_seed(self._run_seed, r.id) if r.seed is None else r.seed for r in requests
-        ]
+        seeds = [item_seed(self._run_seed, r.id) if r.seed is None else r.seed for r in requests]
         for index, request in enumerate(requests):
             try:
                 prompts[index] = self._encode(request)
@@ -184,6 +182,11 @@ class Planner:
         except ReplyError as failure:
             error = failure
         return Plan(
-            request=request, seed=seed, reply=text, ids=tuple(reply.ids), calls=tuple(calls),
-            error=error, seconds=seconds,
+            request=request,
+            seed=seed,
+            reply=text,
+            ids=tuple(reply.ids),
+            calls=tuple(calls),
+            error=error,
+            seconds=seconds,
         )

@@ -50,7 +50,7 @@ class BoundModel:
     @property
     def max_positions(self) -> int:
         """Longest context, in tokens, that the LLM was made for."""
-        return int(self.language_model.config.max_position_embeddings)  # type: ignore[union-attr]
+        return int(self.language_model.config.max_position_embeddings)  # type: ignore[arg-type, union-attr]
 
     @property
     def decoder(self) -> nn.Module:

@@ -8,7 +8,6 @@ from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.chat_format import VICUNA_TEMPLATE
 from llmbind_cli.model.config import BaseModel, BundleConfig
 from llmbind_cli.model.language_model import (
-    choose_device,
     load_language_model,
     load_tokenizer,
 )
@@ -20,6 +19,7 @@ from llmbind_cli.model.token_rows import (
     initial_rows,
     is_tied,
 )
+from llmbind_cli.nn.device import choose_device
 from llmbind_cli.tokens import register_task_tokens, tasks_named
 from llmbind_cli.weights import cache
 
@@ -57,9 +57,6 @@ def build_model(
     tokenizer.chat_template = tokenizer.chat_template or VICUNA_TEMPLATE
     table = register_task_tokens(tokenizer, tasks_named(tasks))
     language_model = load_language_model(directory, device=chosen, dtype=dtype)
-    if chosen.type == "cpu":
-        # The fused attention's backward pass takes twice as long there at dialogue lengths.
-        language_model.set_attn_implementation("eager")
     matrices = {INPUT_ROWS: language_model.get_input_embeddings().weight}
     vocab_size, hidden_size = matrices[INPUT_ROWS].shape
     if not is_tied(language_model):

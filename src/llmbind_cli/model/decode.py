@@ -84,7 +84,12 @@ def decode(
     if not prompts:
         return []
     run = _DecodingRun(
-        model, prompts, openings or [()] * len(prompts), max_new_tokens, temperature, seeds
+        model,
+        prompts,
+        openings=openings or [()] * len(prompts),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seeds=seeds or [0] * len(prompts),
     )
     for step in range(max_new_tokens):
         for row, index in run.advance(step):
@@ -102,10 +107,11 @@ class _DecodingRun:
         self,
         model: BoundModel,
         prompts: Sequence[Sequence[int]],
+        *,
         openings: Sequence[Sequence[int]],
         max_new_tokens: int,
         temperature: float,
-        seeds: Sequence[int] | None,
+        seeds: Sequence[int],
     ) -> None:
         from transformers import DynamicCache
 
@@ -115,11 +121,12 @@ class _DecodingRun:
         self.grammar = TokenGrammar(model.token_table, stop_ids(model.tokenizer))
         self.states = self.grammar.start(openings, model.device)
         self.semantic_ids = {
-            index for index, token in model.token_table.openers.items()
+            index
+            for index, token in model.token_table.openers.items()
             if token.payload is Payload.HIDDEN_STATE
         }
         self.temperature = temperature
-        self.uniform = _uniform(seeds or [0] * len(prompts), max_new_tokens, model.device)
+        self.uniform = _uniform(seeds, max_new_tokens, model.device)
         self.cache: Any = DynamicCache(config=model.language_model.config)
         contexts = [[*prompt, *opening] for prompt, opening in zip(prompts, openings, strict=True)]
         width = max(len(context) for context in contexts)

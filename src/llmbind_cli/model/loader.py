@@ -10,12 +10,12 @@ from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.checkpoint import check_base, fingerprint, read_heads
 from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, BundleConfig
 from llmbind_cli.model.language_model import (
-    choose_device,
     load_language_model,
     load_tokenizer,
 )
 from llmbind_cli.model.lora_moe_adapter import load_adapter
 from llmbind_cli.model.token_rows import attach_token_rows, is_tied
+from llmbind_cli.nn.device import choose_device
 from llmbind_cli.tokens import TokenTable
 from llmbind_cli.weights import cache
 
@@ -44,7 +44,7 @@ def load_model(
         UnavailableError: The device or an optional package is missing.
     """
     chosen = choose_device(device)
-    bundle = _locate(source, offline=offline)
+    bundle = locate_bundle(source, offline=offline)
     config = BundleConfig.read(bundle)
     tokenizer = load_tokenizer(bundle)
     table = TokenTable.bind(tokenizer, config.tokens)
@@ -64,9 +64,7 @@ def load_model(
         hidden_size=config.language_model.hidden_size,
         tied=is_tied(language_model),
     )
-    attach_token_rows(
-        language_model, table, {name: row.to(chosen) for name, row in rows.items()}
-    )
+    attach_token_rows(language_model, table, {name: row.to(chosen) for name, row in rows.items()})
     load_adapter(language_model, bundle / ADAPTER_DIR)
     language_model.eval().requires_grad_(False)
     return BoundModel(
@@ -78,7 +76,8 @@ def load_model(
     )
 
 
-def _locate(source: str, *, offline: bool) -> Path:
+def locate_bundle(source: str, *, offline: bool = False) -> Path:
+    """Return the directory of a bundle; see :func:`load_model` for the sources."""
     if source == EMBEDDED:
         return embedded_bundle()
     if Path(source).is_dir() or ":" not in source:

@@ -69,7 +69,9 @@ class TokenGrammar:
         special = logits[:, self._ids]  # [B, K]
         ending = special.masked_fill(~self._endings[states], float("-inf"))
         total = ending.logsumexp(dim=-1, keepdim=True)  # [B, 1]
-        closing = torch.arange(len(self._ids), device=logits.device) == self._closer[states][:, None]
+        closing = (
+            torch.arange(len(self._ids), device=logits.device) == self._closer[states][:, None]
+        )
         inside = (states > 0)[:, None]
         special = torch.where(closing & inside, total, special)
         special = special.masked_fill(~self._allowed[states], float("-inf"))

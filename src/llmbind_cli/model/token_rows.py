@@ -22,7 +22,7 @@ OUTPUT_ROWS = "token_rows.output"
 def is_tied(language_model: Any) -> bool:
     """Tell whether input and output embeddings are one matrix."""
     weight = language_model.get_input_embeddings().weight
-    return language_model.get_output_embeddings().weight.data_ptr() == weight.data_ptr()
+    return bool(language_model.get_output_embeddings().weight.data_ptr() == weight.data_ptr())
 
 
 def initial_rows(

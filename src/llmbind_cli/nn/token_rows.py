@@ -136,4 +136,4 @@ class TokenRowHead(nn.Module):
         if num_unowned > 0:
             logits = functional.pad(logits, (0, num_unowned), value=float("-inf"))
         listed = functional.linear(hidden_states, self.rows.to(hidden_states.dtype))  # [..., K]
-        return logits.index_copy(-1, self.token_index, listed.to(logits.dtype))
+        return logits.index_copy(-1, self.token_index, listed)

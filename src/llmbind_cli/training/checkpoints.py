@@ -121,7 +121,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, (dict, list)):
         return {prefix: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}".strip(".")).items()}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flat(item, f"{prefix}.{key}".strip("."))
+    return flat
 
 
 def _rng_states() -> dict[str, Tensor]:

@@ -80,7 +80,8 @@ class TorchEngine:
         self._parameters = [p for params, _ in groups for p in params.values()]
         self._optimizer = torch.optim.AdamW(
             [{"params": list(params.values()), "lr": lr} for params, lr in groups],
-            betas=betas, weight_decay=weight_decay,
+            betas=betas,
+            weight_decay=weight_decay,
         )
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer,

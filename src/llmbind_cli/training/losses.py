@@ -13,6 +13,9 @@ from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.nn.losses import load_balancing_loss
 from llmbind_cli.nn.router import collect_router_probs
 
+TARGET_STEP = 64
+"""The output layer sees multiples of this many rows: CPU kernels are kept for each new shape."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
@@ -46,18 +49,27 @@ def compute_losses(model: BoundModel, batch: Batch, *, aux_coefficient: float) -
         hidden = model.decoder(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state  # [B, T, D]
-    weights = batch.loss_weights[:, 1:]
-    carries_loss = weights > 0
-    logits = model.output_head(hidden[:, :-1][carries_loss]).float()  # [M, V]
-    targets = batch.input_ids[:, 1:][carries_loss]
+    weights = batch.loss_weights[:, 1:].flatten()
+    positions = _padded(weights.nonzero().squeeze(1))  # [M]
+    logits = model.output_head(hidden[:, :-1].flatten(0, 1)[positions]).float()  # [M, V]
+    targets = batch.input_ids[:, 1:].flatten()[positions]
     per_token = functional.cross_entropy(logits, targets, reduction="none")
-    weight = weights[carries_loss]
-    text = (per_token * weight).sum() / weight.sum()
+    num_targets = int((weights > 0).sum())
+    weight = weights[positions[:num_targets]]
+    text = (per_token[:num_targets] * weight).sum() / weight.sum()
     balance = _balance(record.probs(), batch.attention_mask, aux_coefficient, text)
     return Losses(
-        total=text + balance, text=text.detach(), balance=balance.detach(),
-        num_targets=int(carries_loss.sum()),
+        total=text + balance,
+        text=text.detach(),
+        balance=balance.detach(),
+        num_targets=num_targets,
     )
+
+
+def _padded(positions: Tensor) -> Tensor:
+    """Repeat the first position up to a multiple of ``TARGET_STEP``."""
+    missing = -len(positions) % TARGET_STEP
+    return torch.cat([positions, positions[:1].expand(missing)])
 
 
 def _balance(

@@ -88,9 +88,7 @@ def _dialogues(source: ConversationFiles | BuiltDialogues) -> Iterator[Dialogue]
         }
     )
     talk = [pair for path in source.talk for pair in read_talk(path)]
-    yield from build_dialogues(
-        count=source.count, seed=source.seed, captions=captions, talk=talk
-    )
+    yield from build_dialogues(count=source.count, seed=source.seed, captions=captions, talk=talk)
 
 
 def _describe(source: ConversationFiles | BuiltDialogues, count: int) -> dict[str, Any]:

@@ -68,14 +68,25 @@ def change_config(bundle, change):
     path.write_text(json.dumps(fields))
 
 
-def test_a_bundle_for_another_base_is_refused(saved, tmp_path):
-    wide = save_base(tmp_path / "other", "llama")
-    config = json.loads((wide / "config.json").read_text())
-    del config
+def test_a_bundle_for_a_base_of_another_shape_is_refused(saved):
     change_config(saved, lambda f: f["language_model"].update(vocab_size=7))
-    with pytest.raises(
-        IntegrityError, match=r"made for a base with vocabulary and width \(7, 32\)"
-    ):
+    with pytest.raises(IntegrityError, match=r"base with vocabulary and width \(7, 32\)"):
+        load_model(str(saved))
+
+
+def test_a_base_with_other_weights_is_refused(saved, tmp_path):
+    other = save_base(tmp_path / "other", "llama", seed=1)
+    change_config(saved, lambda f: f["language_model"].update(source=str(other)))
+    with pytest.raises(IntegrityError, match="sha256"):
+        load_model(str(saved))
+
+
+def test_an_adapter_for_other_base_weights_is_refused(saved):
+    path = saved / "adapter" / "adapter_config.json"
+    fields = json.loads(path.read_text())
+    assert fields["base_model_sha256"]
+    path.write_text(json.dumps(fields | {"base_model_sha256": "0" * 64}))
+    with pytest.raises(IntegrityError, match="adapter was made for base weights with sha256 000"):
         load_model(str(saved))
 
 

@@ -1,4 +1,4 @@
-"""Parity of the one-product LoRA-MoE with its literal formula, and its behaviour in training."""
+"""Parity of the one-product LoRA-MoE with its literal formula, and its numeric behaviour."""
 
 from __future__ import annotations
 
@@ -7,66 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from literal_lora_moe import D_IN, D_OUT, EXACT, gradients, leaves, literal, make_layer
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from llmbind_cli.errors import UsageError
 from llmbind_cli.nn.lora_moe import LoraMoeLinear
-from llmbind_cli.nn.losses import load_balancing_loss
 from llmbind_cli.nn.router import Router, collect_router_probs
-
-D_IN, D_OUT = 12, 10
-# Both sides are float64 and differ in the order of at most a few hundred additions.
-EXACT = {"rtol": 1e-9, "atol": 1e-12}
-
-
-def make_layer(
-    *,
-    num_experts: int = 4,
-    top_k: int = 2,
-    rank: int = 3,
-    dtype: torch.dtype = torch.float64,
-    seed: int = 0,
-    **options: object,
-) -> LoraMoeLinear:
-    """A layer over a frozen base, with an up projection and a router far from their start."""
-    torch.manual_seed(seed)
-    base = nn.Linear(D_IN, D_OUT, dtype=dtype).requires_grad_(False)
-    layer = LoraMoeLinear(
-        base, num_experts=num_experts, top_k=top_k, rank=rank, alpha=16.0, **options
-    )
-    with torch.no_grad():
-        layer.lora_B.normal_()
-        layer.router.weight.normal_()
-    return layer
-
-
-def literal(layer: LoraMoeLinear, x: Tensor, router_input: Tensor | None = None) -> Tensor:
-    """Eq. 3-6 as written: a loop over experts; softmax, then top-k, then division by the sum."""
-    routed = x if router_input is None else router_input
-    probs = torch.softmax(routed @ layer.router.weight.T, dim=-1)
-    gates = probs
-    if layer.top_k not in (0, layer.num_experts):
-        threshold = probs.sort(dim=-1, descending=True).values[..., layer.top_k - 1 : layer.top_k]
-        gates = torch.where(probs >= threshold, probs, 0.0)
-        gates = gates / gates.sum(dim=-1, keepdim=True)
-    output = layer.base_layer(x)
-    for i in range(layer.num_experts):
-        rows = slice(i * layer.rank, (i + 1) * layer.rank)
-        expert = x @ layer.lora_A[rows].T @ layer.lora_B[:, rows].T
-        output = output + layer.alpha / layer.rank * gates[..., i : i + 1] * expert
-    return output
-
-
-def gradients(output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    torch.manual_seed(7)
-    return list(torch.autograd.grad((output * torch.randn_like(output)).sum(), inputs))
-
-
-def leaves(layer: LoraMoeLinear, x: Tensor) -> list[Tensor]:
-    return [x, layer.lora_A, layer.lora_B, layer.router.weight]
 
 
 @pytest.mark.parametrize("shape", [(D_IN,), (5, D_IN), (2, 7, D_IN), (2, 3, 4, D_IN), (0, D_IN)])
@@ -239,165 +187,6 @@ def test_saved_floats_per_token_stay_within_the_bound(top_k: int) -> None:
     assert probs[0].requires_grad
 
 
-class GatedBlock(nn.Module):
-    """gate/up/down as in a Llama feed-forward block."""
-
-    def __init__(self, router: Router | None) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-
-        def adapted(d_in: int, d_out: int) -> LoraMoeLinear:
-            base = nn.Linear(d_in, d_out, bias=False, dtype=torch.float64).requires_grad_(False)
-            layer = LoraMoeLinear(base, num_experts=4, top_k=2, rank=3, alpha=16.0, router=router)
-            nn.init.normal_(layer.lora_B)
-            return layer
-
-        self.gate_proj, self.up_proj = adapted(D_IN, 20), adapted(D_IN, 20)
-        self.down_proj = adapted(20, D_IN)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        activated = functional.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
-        output: Tensor = self.down_proj(activated)
-        return output
-
-
-def make_block(*, shared: bool) -> GatedBlock:
-    torch.manual_seed(1)
-    if not shared:
-        block = GatedBlock(None)
-        for layer in (block.gate_proj, block.up_proj, block.down_proj):
-            nn.init.normal_(layer.router.weight)
-        return block
-    router = Router(in_features=D_IN, num_experts=4, top_k=2, dtype=torch.float64)
-    nn.init.normal_(router.weight)
-    block = GatedBlock(router)
-    router.attach(block)
-    return block
-
-
-def literal_block(block: GatedBlock, x: Tensor) -> Tensor:
-    gate = literal(block.gate_proj, x, x)
-    up = literal(block.up_proj, x, x)
-    return literal(block.down_proj, functional.silu(gate) * up, x)
-
-
-@pytest.mark.parametrize("keyword", [False, True])
-def test_a_shared_router_routes_every_linear_by_the_block_input(keyword: bool) -> None:
-    block = make_block(shared=True)
-    x = torch.randn(2, 6, D_IN, dtype=torch.float64, requires_grad=True)
-    ours = block(hidden_states=x) if keyword else block(x)
-    reference = literal_block(block, x)
-    torch.testing.assert_close(ours, reference, **EXACT)
-    wanted = [x, *(p for p in block.parameters() if p.requires_grad)]
-    assert len(wanted) == 1 + 6 + 1
-    for pair in zip(gradients(ours, wanted), gradients(reference, wanted), strict=True):
-        torch.testing.assert_close(*pair, **EXACT)
-
-
-def test_a_shared_router_keeps_nothing_after_its_block() -> None:
-    block = make_block(shared=True)
-    router = block.gate_proj.router
-    block(torch.randn(2, D_IN, dtype=torch.float64))
-    assert router.block_routing is None
-    with pytest.raises(ValueError, match=r"router of width 12 got hidden states of width 13"):
-        block(torch.randn(2, D_IN + 1, dtype=torch.float64))
-    block.down_proj = nn.Linear(1, 1, dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        block(torch.randn(2, D_IN, dtype=torch.float64))
-    assert router.block_routing is None
-
-
-def test_a_shared_router_outside_its_block() -> None:
-    block = make_block(shared=True)
-    x = torch.randn(5, D_IN, dtype=torch.float64)
-    torch.testing.assert_close(block.gate_proj(x), literal(block.gate_proj, x), **EXACT)
-    with pytest.raises(ValueError, match="called inside that block"):
-        block.down_proj(torch.randn(5, 20, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_gradient_checkpointing_gives_the_same_values_and_gradients(
-    use_reentrant: bool, shared: bool
-) -> None:
-    block = make_block(shared=shared)
-    x = torch.randn(2, 6, D_IN, dtype=torch.float64, requires_grad=True)
-    trained = [p for p in block.parameters() if p.requires_grad]
-    plain = gradients(block(x), [x, *trained])
-    output = checkpoint(block, x, use_reentrant=use_reentrant)
-    torch.manual_seed(7)
-    (output * torch.randn_like(output)).sum().backward()
-    for grad, leaf in zip(plain, [x, *trained], strict=True):
-        torch.testing.assert_close(leaf.grad, grad, **EXACT)
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_collected_probabilities_train_the_router(shared: bool) -> None:
-    block = make_block(shared=shared)
-    x = torch.randn(2, 6, D_IN, dtype=torch.float64)
-    with collect_router_probs(block) as record:
-        block(x)
-    probs = record.probs()
-    assert len(record) == len(probs) == (1 if shared else 3)
-    assert all(p.shape == (2, 6, 4) for p in probs)
-    weight = block.gate_proj.router.weight
-    expected = torch.softmax(x @ weight.T, dim=-1)
-    torch.testing.assert_close(probs[0], expected, **EXACT)
-    ours = torch.autograd.grad(load_balancing_loss(probs[0], coefficient=0.01), weight)
-    reference = torch.autograd.grad(load_balancing_loss(expected, coefficient=0.01), weight)
-    torch.testing.assert_close(ours, reference, **EXACT)
-    assert ours[0].abs().max() > 0
-
-
-def test_nothing_is_collected_outside_the_context() -> None:
-    block = make_block(shared=False)
-    x = torch.randn(2, D_IN, dtype=torch.float64)
-    with collect_router_probs(block) as record:
-        block(x)
-    block(x)
-    assert len(record) == 3
-    assert all(m.record is None for m in block.modules() if isinstance(m, Router))
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("backward_inside", [False, True])
-def test_collection_under_checkpointing(backward_inside: bool, shared: bool) -> None:
-    block = make_block(shared=shared)
-    x = torch.randn(2, 6, D_IN, dtype=torch.float64, requires_grad=True)
-    trained = [p for p in block.parameters() if p.requires_grad]
-
-    def auxiliary(probs: list[Tensor]) -> Tensor:
-        return torch.stack([load_balancing_loss(p, coefficient=1.0) for p in probs]).sum()
-
-    with collect_router_probs(block) as record:
-        loss = block(x).square().sum() + auxiliary(record.probs())
-    plain = torch.autograd.grad(loss, trained)
-    with collect_router_probs(block) as record:
-        loss = checkpoint(block, x, use_reentrant=False).square().sum() + auxiliary(record.probs())
-        recorded = len(record)
-        if backward_inside:
-            loss.backward()
-    if not backward_inside:
-        loss.backward()
-    assert len(record) == recorded == (1 if shared else 3)
-    for grad, leaf in zip(plain, trained, strict=True):
-        torch.testing.assert_close(leaf.grad, grad, **EXACT)
-
-
-def test_collection_refuses_reentrant_checkpointing() -> None:
-    block = make_block(shared=False)
-    x = torch.randn(2, D_IN, dtype=torch.float64, requires_grad=True)
-    with (
-        collect_router_probs(block),
-        pytest.raises(RuntimeError, match="use_reentrant=False"),
-    ):
-        checkpoint(block, x, use_reentrant=True)
-    block.eval()
-    with torch.no_grad(), collect_router_probs(block) as record:
-        block(x)
-    assert len(record) == 3
-
-
 def test_dropout_thins_the_experts_input_but_not_the_routers() -> None:
     layer = make_layer(dropout=0.5)
     x = torch.randn(7, D_IN, dtype=torch.float64, requires_grad=True)
@@ -547,31 +336,3 @@ def test_bad_arguments_are_named(options: dict[str, object], message: str) -> No
     arguments = {"num_experts": 4, "top_k": 2, "rank": 3, "alpha": 16.0} | options
     with pytest.raises(ValueError, match=message):
         LoraMoeLinear(nn.Linear(D_IN, D_OUT), **arguments)
-
-
-def test_a_router_needs_a_width() -> None:
-    with pytest.raises(ValueError, match="in_features must be ≥ 1, got 0"):
-        Router(in_features=0, num_experts=2, top_k=1)
-
-
-# The compiler warns about its own inner workings.
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("shared", [False, True])
-def test_torch_compile_gives_the_same_values(shared: bool, backend: str) -> None:
-    block = make_block(shared=shared)
-    x = torch.randn(2, 6, D_IN, dtype=torch.float64, requires_grad=True)
-    trained = [x, *(p for p in block.parameters() if p.requires_grad)]
-    compiled = torch.compile(block, backend=backend)
-    torch.testing.assert_close(compiled(x), block(x), **EXACT)
-    plain = gradients(block(x), trained)
-    for pair in zip(gradients(compiled(x), trained), plain, strict=True):
-        torch.testing.assert_close(*pair, **EXACT)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(x), block(x), **EXACT)
-    with collect_router_probs(block) as record:
-        compiled(x)
-    with collect_router_probs(block) as reference:
-        block(x)
-    for pair in zip(record.probs(), reference.probs(), strict=True):
-        torch.testing.assert_close(*pair, **EXACT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from llmbind_cli.model.bound_model import BoundModel
@@ -42,7 +44,7 @@ def build_model(
     Args:
         name: Name of the bundle to be.
         base: Source of the base LLM.
-        base_sha256: Hash that pins it, or ``None``.
+        base_sha256: Hash that it must have; ``None`` takes and records the one it has.
         tasks: Task names the bundle will serve.
         adapter: LoRA-MoE configuration.
         licences: Part → licence, for the bundle's configuration.
@@ -67,12 +69,13 @@ def build_model(
         for part, matrix in matrices.items()
     }
     torch.manual_seed(seed)
-    inject_lora_moe(language_model, adapter)
+    pin = base_sha256 or cache.digest_of(base)
+    inject_lora_moe(language_model, dataclasses.replace(adapter, base_model_sha256=pin))
     attach_token_rows(language_model, table, rows)
     config = BundleConfig(
         name=name,
         language_model=BaseModel(
-            source=base, sha256=base_sha256, vocab_size=vocab_size, hidden_size=hidden_size
+            source=base, sha256=pin, vocab_size=vocab_size, hidden_size=hidden_size
         ),
         tokens=table.tokens,
         token_ids=table.ids,

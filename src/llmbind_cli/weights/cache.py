@@ -118,6 +118,25 @@ def resolve(source: str, *, sha256: str | None = None, offline: bool = False) ->
         return entry.publish(staging, record)
 
 
+def digest_of(source: str) -> str:
+    """Gives the hash that pins a source which `resolve` has just given: its `sha256` argument.
+
+    Raises:
+        ModelNotFoundError: The source has not been resolved on this machine.
+    """
+    parsed = parse_source(source)
+    entry = CacheEntry(folder=cache_dir() / "weights", key=cache_key(parsed))
+    if isinstance(parsed, PathSource) and parsed.path.is_dir():
+        weights = layout.select_weights(layout.list_files(parsed.path))
+        return _directory_digest(parsed, entry, weights)
+    if isinstance(parsed, PathSource) and parsed.path.is_file():
+        return file_state(parsed.path).sha256
+    record = entry.record()
+    if record is None:
+        raise _not_cached(parsed)
+    return record.sha256
+
+
 def _ready(source: Source, entry: CacheEntry, pin: str | None) -> Path | None:
     """Returns the model of a finished entry after checking it; None when it must be made."""
     record = entry.record()

@@ -2,8 +2,7 @@
 
 GGUF: the weights are unpacked block by block and stored as bfloat16, in transformers layout with
 configuration and tokenizer. Rounding to bfloat16 moves a weight by at most 2⁻⁹ of itself (0.2 %),
-a small part of what the 4-bit blocks had already lost, and halves file and load time against
-float32.
+a small part of what the 4-bit blocks had already lost, and halves the file against float32.
 
 Pickled weights: only plain tensors are read (`weights_only=True`), and they keep their dtype.
 """

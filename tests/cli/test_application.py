@@ -65,7 +65,7 @@ def test_a_misspelt_word_names_the_nearest_one(llmbind, arguments, nearest):
         (["generate", "--modality", "smell", "a fox"], "--modality", "'image'"),
         (["generate", "--seed", "-1", "a fox"], "--seed", "x>=0"),
         (["segment", "x.png", "y", "--device", "tpu"], "--device", "'cuda'"),
-        (["generate", "--generator", "image", "a fox"], "--generator", "MODALITY=SOURCE"),
+        (["generate", "--generator", "image", "a fox"], "--generator", "image=PATH_OR_ID"),
         (["generate", "--from", "x.jsonl", "a fox"], "--from", "PROMPT"),
         (["edit", "no-such.png", "make it red"], "IMAGE", "does not exist"),
         (["edit"], "IMAGE", "Missing"),

@@ -92,7 +92,7 @@ def test_usage_blocks_are_today_s_help(root):
 @pytest.mark.parametrize("example", examples())
 def test_example_runs(example: Example, desk, tmp_path, request):
     if example.needs_model:
-        request.getfixturevalue("embedded_bundle")
+        request.getfixturevalue("embedded_base")
     assert "llmbind" in example.commands
     run = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", example.commands],

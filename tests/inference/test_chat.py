@@ -67,6 +67,20 @@ def test_one_turn_without_a_generator_shows_the_reply_and_exits_10(bundle, repli
     assert "--generator video=" in captured.err
 
 
+def test_a_file_of_requests_needs_plan(bundle, capsys, tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"prompt": "why rain?"}')
+    assert main(["chat", "--model", str(bundle), "--from", str(path)]) == 2
+    assert "llmbind generate --from" in capsys.readouterr().err
+
+
+def test_a_plan_of_one_turn_is_a_json_line(bundle, replies, capsys):
+    replies["rain"] = "Clouds cool."
+    assert main(["chat", "--model", str(bundle), "--plan", "why rain?"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert (line["task"], line["reply"]) == ("text", "Clouds cool.")
+
+
 def test_the_session_remembers_and_resets(session, replies, tmp_path):
     replies |= {"cat": "Sure: <gen>a cat</gen>", "red": "<edit>make it red</edit>"}
     session.ask("draw a cat")

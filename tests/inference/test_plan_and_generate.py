@@ -122,6 +122,12 @@ def test_direct_needs_no_language_model(llmbind_generate, pipeline, tmp_path, mo
     assert (line["prompt"], line["reply"]) == ("a cat", None)
 
 
+def test_direct_without_a_modality_is_wrong_usage(llmbind_generate, tmp_path):
+    code, _, errors = llmbind_generate("a cat", "--direct", "--out", tmp_path / "out")
+    assert code == 2
+    assert "--modality" in errors
+
+
 def test_without_a_generator_it_says_how_to_name_one(llmbind_generate, replies, tmp_path):
     replies["cat"] = "<gen>a cat</gen>"
     code, lines, errors = llmbind_generate("cat", "--out", tmp_path / "out")
@@ -152,10 +158,28 @@ def test_a_mixed_batch_runs_what_it_can(llmbind_generate, replies, pipeline, tmp
     )
 
 
+def test_in_a_batch_only_items_without_a_generator_fail(
+    llmbind_generate, replies, pipeline, tmp_path
+):
+    replies |= {"cat": "<gen>a cat</gen>", "surf": "<vid_cap>surf</vid_cap>"}
+    rows = [{"id": name, "prompt": name} for name in ("surf", "cat")]
+    code, lines, _ = llmbind_generate(
+        "--from", write(tmp_path / "r.jsonl", *rows), "--generator", f"image={pipeline}",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 3
+    errors = {line["id"]: line["error"] and line["error"]["code"] for line in lines}
+    assert errors == {"cat": None, "surf": 10}
+
+
+def test_an_empty_prompt_is_refused(llmbind_generate):
+    assert llmbind_generate("--plan", " ")[0] == 65
+
+
 def test_an_output_that_cannot_be_written_fails_before_any_model_loads(
     llmbind_generate, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("llmbind_cli.model.loader.load_model", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("llmbind_cli.inference.model_options.load_model", lambda *_, **__: 1 / 0)
     blocked = tmp_path / "file"
     blocked.touch()
     assert llmbind_generate("cat", "--out", blocked / "out")[0] == 73

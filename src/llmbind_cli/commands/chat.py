@@ -47,9 +47,10 @@ def chat(
     console.configure(quiet=quiet, json=json, debug=debug)
     if prompt is not None and requests is not None:
         raise typer.BadParameter("PROMPT and --from exclude each other", param_hint="--from")
-    table = flags.generator_table(generators)
 
+    from llmbind_cli.generators.registry import parse_generator_overrides
     from llmbind_cli.inference.chat import run_chat
+    from llmbind_cli.inference.model_options import ModelOptions
 
     run_chat(
         prompt=prompt,
@@ -57,12 +58,9 @@ def chat(
         out=out,
         plan=plan,
         requests=requests,
-        generators=table,
+        generators=parse_generator_overrides(generators or []),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        model=model,
-        device=device.value,
-        dtype=dtype.value,
         seed=seed,
-        offline=offline,
+        options=ModelOptions(model=model, device=device.value, dtype=dtype.value, offline=offline),
     )

@@ -75,31 +75,3 @@ Generators = Annotated[
 MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", min=1, max=4096, help="Longest reply, in tokens.")
 ]
-
-
-def generator_table(assignments: list[str] | None) -> dict[str, str]:
-    """Reads the values of ``--generator``.
-
-    Args:
-        assignments: ``MODALITY=SOURCE`` each.
-
-    Returns:
-        From modality to source.
-
-    Raises:
-        typer.BadParameter: Another form, an unknown modality, or one given twice.
-    """
-    table: dict[str, str] = {}
-    modalities = [modality.value for modality in Modality if modality is not Modality.auto]
-    for assignment in assignments or []:
-        modality, equals, source = assignment.partition("=")
-        if modality not in modalities or not equals or not source:
-            raise typer.BadParameter(
-                f"{assignment!r} is not MODALITY=SOURCE with MODALITY one of "
-                f"{', '.join(modalities)}",
-                param_hint="--generator",
-            )
-        if modality in table:
-            raise typer.BadParameter(f"{modality} is given twice", param_hint="--generator")
-        table[modality] = source
-    return table

@@ -45,9 +45,10 @@ def generate(
         if sys.stdin is None or sys.stdin.isatty():
             raise typer.BadParameter("give a PROMPT, '-' for stdin, or --from", param_hint="PROMPT")
         prompt = "-"
-    table = flags.generator_table(generators)
 
+    from llmbind_cli.generators.registry import parse_generator_overrides
     from llmbind_cli.inference.generate import run_generate
+    from llmbind_cli.inference.model_options import ModelOptions
 
     run_generate(
         prompt=prompt,
@@ -56,12 +57,9 @@ def generate(
         plan=plan,
         requests=requests,
         out=out,
-        generators=table,
+        generators=parse_generator_overrides(generators or []),
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
-        model=model,
-        device=device.value,
-        dtype=dtype.value,
         seed=seed,
-        offline=offline,
+        options=ModelOptions(model=model, device=device.value, dtype=dtype.value, offline=offline),
     )

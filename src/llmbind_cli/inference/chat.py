@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmbind_cli.console import console
-from llmbind_cli.errors import InputDataError, LlmbindError
+from llmbind_cli.errors import InputDataError, LlmbindError, UsageError
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFolder
 from llmbind_cli.inference.dispatch import dispatch, jobs_of_reply
-from llmbind_cli.inference.generate import plan_requests, registry_of, show
+from llmbind_cli.inference.generate import plan_requests, show
+from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.planner import Plan
 from llmbind_cli.inference.requests import Request, read_requests, read_stdin
 from llmbind_cli.inference.session import Session
 from llmbind_cli.inference.streaming import ReplyPrinter
-from llmbind_cli.model.loader import load_model
 
 HELP = """\
 /image FILE   attach a picture to your next message
@@ -36,49 +36,46 @@ def run_chat(
     generators: dict[str, str],
     max_new_tokens: int,
     temperature: float,
-    model: str,
-    device: str,
-    dtype: str,
     seed: int,
-    offline: bool,
+    options: ModelOptions,
 ) -> None:
     """Chat as the flags say; see ``commands/chat.md``.
 
     Raises:
         LlmbindError: Of the class whose exit code tells what went wrong.
     """
-    items: list[Request] | None = None
-    if requests is None and (prompt is not None or not _on_terminal()):
-        text = prompt if prompt not in (None, "-") else read_stdin()
-        items = [Request(id="turn-1", prompt=str(text), images=tuple(images))]
-    if plan or requests is not None:
-        if items is None and requests is None:
-            raise InputDataError("--plan needs a PROMPT, a pipe or --from")
+    if requests is not None and not plan:
+        raise UsageError("chat --from needs --plan; `llmbind generate --from` makes the files")
+    if prompt is None and requests is None and not sys.stdin.isatty():
+        prompt = "-"
+    if prompt == "-":
+        prompt = read_stdin()
+    if plan:
+        if requests is not None:
+            items = read_requests(requests)
+        elif prompt is not None:
+            items = [Request(id="turn-1", prompt=prompt, images=tuple(images))]
+        else:
+            raise UsageError("--plan needs a PROMPT, a pipe or --from")
         plan_requests(
-            items or read_requests(str(requests)),
-            model=model,
-            device=device,
-            dtype=dtype,
+            items,
+            options=options,
             seed=seed,
-            offline=offline,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
         )
         return
-    bound = load_model(model, device=device, dtype=dtype, offline=offline)
-    session = Session(bound, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    session = Session(
+        options.load(), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
     for image in images:
         session.attach(image)
-    registry = registry_of(model, generators, device=device, dtype=dtype, offline=offline)
+    registry = options.generators(generators)
     turn = Turn(session, registry, out=out, seed=seed)
-    if items is not None:
-        turn.run(items[0].prompt, stream=not console.json)
-        return
-    Repl(turn).run()
-
-
-def _on_terminal() -> bool:
-    return sys.stdin.isatty()
+    if prompt is not None:
+        turn.run(prompt, stream=not console.json)
+    else:
+        Repl(turn).run()
 
 
 class Turn:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llmbind_cli.console import console
-from llmbind_cli.errors import LlmbindError, PartialFailure
+from llmbind_cli.errors import InputDataError, LlmbindError, PartialFailure, UsageError
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFolder, ResultLine
 from llmbind_cli.inference.dispatch import Job, dispatch, item_seed, jobs_of_reply
+from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.planner import Plan, Planner
 from llmbind_cli.inference.requests import BadLine, Request, read_requests, read_stdin
 
@@ -25,11 +26,8 @@ def run_generate(
     generators: dict[str, str],
     batch_size: int,
     max_new_tokens: int,
-    model: str,
-    device: str,
-    dtype: str,
     seed: int,
-    offline: bool,
+    options: ModelOptions,
 ) -> None:
     """Generate as the flags say; see ``commands/generate.md``.
 
@@ -42,11 +40,8 @@ def run_generate(
     if plan:
         plan_requests(
             items,
-            model=model,
-            device=device,
-            dtype=dtype,
+            options=options,
             seed=seed,
-            offline=offline,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
         )
@@ -59,9 +54,7 @@ def run_generate(
     if direct:
         jobs = [_direct_job(request, seed) for request in good]
     elif good:
-        from llmbind_cli.model.loader import load_model
-
-        bound = load_model(model, device=device, dtype=dtype, offline=offline)
+        bound = options.load()
         name = bound.name
         planner = Planner(
             bound, max_new_tokens=max_new_tokens, run_seed=seed, batch_size=batch_size
@@ -69,9 +62,10 @@ def run_generate(
         plans = list(console.progress(planner.plan(good), total=len(good), desc="deciding"))
         jobs = [job for decided in plans for job in _jobs(decided, seed)]
         lines += [line for decided in plans for line in _undone(decided, bound.name)]
-    registry = registry_of(model, generators, device=device, dtype=dtype, offline=offline)
-    for task in dict.fromkeys(job.task for job in jobs):
-        _check(registry, task, jobs)
+    registry = options.generators(generators)
+    if requests is None:  # in a batch, items without a generator fail and the others go on
+        for task in dict.fromkeys(job.task for job in jobs):
+            _check(registry, task, jobs)
     for line in lines:
         folder.append(line)
         show(line)
@@ -79,32 +73,11 @@ def run_generate(
     _raise_failures(lines, batch=requests is not None)
 
 
-def registry_of(
-    model: str, overrides: dict[str, str], *, device: str, dtype: str, offline: bool
-) -> GeneratorRegistry:
-    """Return the generators of a bundle, with those of ``--generator`` over them."""
-    from llmbind_cli.model.config import BundleConfig
-    from llmbind_cli.model.loader import locate_bundle
-
-    folder = locate_bundle(model, offline=offline)
-    return GeneratorRegistry(
-        bundle=BundleConfig.read(folder).generators,
-        overrides=overrides,
-        folder=folder,
-        device=device,
-        dtype=dtype,
-        offline=offline,
-    )
-
-
 def plan_requests(
     items: Sequence[Request | BadLine],
     *,
-    model: str,
-    device: str,
-    dtype: str,
+    options: ModelOptions,
     seed: int,
-    offline: bool,
     max_new_tokens: int,
     temperature: float = 0.0,
     batch_size: int = 8,
@@ -117,9 +90,7 @@ def plan_requests(
     """
     if not items:
         return
-    from llmbind_cli.model.loader import load_model
-
-    bound = load_model(model, device=device, dtype=dtype, offline=offline)
+    bound = options.load()
     planner = Planner(
         bound,
         max_new_tokens=max_new_tokens,
@@ -151,15 +122,22 @@ def _items(
         ]
     if prompt == "-":
         prompt = read_stdin()
+    if not str(prompt).strip():
+        raise InputDataError("the prompt is empty")
     return [Request(id="prompt", prompt=str(prompt), modality=modality)]
 
 
 def _direct_job(request: Request, run_seed: int) -> Job:
+    if request.modality is None:
+        raise UsageError(
+            f"--direct hands {request.id!r} to no generator: name one with --modality "
+            f"image, video or audio"
+        )
     own = item_seed(run_seed, request.id) if request.seed is None else request.seed
     return Job(
         item_id=request.id,
         index=0,
-        task=str(request.modality),
+        task=request.modality,
         prompt=request.prompt,
         seed=own,
         extra=request.extra,

@@ -6,7 +6,6 @@ Layout (see :mod:`llmbind_cli.model.config`): ``llmbind.json``, tokenizer files,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from llmbind_cli.model.lora_moe_adapter import save_adapter
 from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attached_rows
 from llmbind_cli.weights.atomic import replace_directory
 from llmbind_cli.weights.hashes import check_safetensors, sha256_file
+from llmbind_cli.weights.tensors import check_tensors
 
 CARD_NAME = "README.md"
 
@@ -82,25 +82,6 @@ def read_heads(bundle: Path, *, num_tokens: int, hidden_size: int, tied: bool) -
     names = {INPUT_ROWS} if tied else {INPUT_ROWS, OUTPUT_ROWS}
     check_tensors(path, tensors, dict.fromkeys(names, (num_tokens, hidden_size)))
     return tensors
-
-
-def check_tensors(
-    path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Compare tensors with the names and shapes expected, and refuse NaN and inf.
-
-    Raises:
-        IntegrityError: Names each offending tensor.
-    """
-    wrong = [f"{name} is missing" for name in sorted(shapes.keys() - tensors.keys())]
-    wrong += [f"{name} is unexpected" for name in sorted(tensors.keys() - shapes.keys())]
-    for name in sorted(shapes.keys() & tensors.keys()):
-        if tuple(tensors[name].shape) != shapes[name]:
-            wrong.append(f"{name} is {tuple(tensors[name].shape)}, expected {shapes[name]}")
-        elif not tensors[name].isfinite().all():
-            wrong.append(f"{name} holds NaN or inf")
-    if wrong:
-        raise IntegrityError(f"{path}: {'; '.join(wrong)}")
 
 
 def fingerprint(bundle: Path) -> str:

@@ -65,9 +65,7 @@ def load_model(
         tied=is_tied(language_model),
     )
     attach_token_rows(language_model, table, {name: row.to(chosen) for name, row in rows.items()})
-    load_adapter(
-        language_model, bundle / ADAPTER_DIR, base_sha256=config.language_model.sha256
-    )
+    load_adapter(language_model, bundle / ADAPTER_DIR, base_sha256=config.language_model.sha256)
     language_model.eval().requires_grad_(False)
     return BoundModel(
         config=config,

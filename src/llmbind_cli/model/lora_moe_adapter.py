@@ -35,6 +35,7 @@ from llmbind_cli.nn.lora_moe import LoraMoeLinear
 from llmbind_cli.nn.router import Router, routing_dtype
 from llmbind_cli.weights.atomic import write_atomically
 from llmbind_cli.weights.hashes import check_safetensors
+from llmbind_cli.weights.tensors import check_tensors
 
 PEFT_TYPE = "LORA_MOE"
 ADAPTER_NAME = "default"
@@ -243,7 +244,7 @@ def load_adapter(model: nn.Module, directory: Path, *, base_sha256: str | None =
     weights_path = directory / SAFETENSORS_WEIGHTS_NAME
     check_safetensors(weights_path)
     tensors = load_file(weights_path)
-    _check_tensors(weights_path, tensors, _expected_shapes(model, config, linears))
+    check_tensors(weights_path, tensors, _expected_shapes(model, config, linears))
     inject_lora_moe(model, config)
     with torch.no_grad():
         for key, target in adapter_state_dict(model).items():
@@ -339,21 +340,3 @@ def _expected_shapes(
             width = _block_width(model.get_submodule(routed))
         shapes[f"{KEY_PREFIX}{routed}.router.weight"] = (config.num_experts, width)
     return shapes
-
-
-def _check_tensors(
-    path: Path, tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]
-) -> None:
-    """Refuse a file that is not exactly the adapter, naming every tensor at fault."""
-    faults = [f"{key} is missing" for key in sorted(expected.keys() - tensors.keys())]
-    faults += [f"{key} is unexpected" for key in sorted(tensors.keys() - expected.keys())]
-    for key in sorted(expected.keys() & tensors.keys()):
-        tensor = tensors[key]
-        if tuple(tensor.shape) != expected[key]:
-            faults.append(f"{key} has shape {tuple(tensor.shape)}, expected {expected[key]}")
-        elif not tensor.is_floating_point():
-            faults.append(f"{key} has dtype {tensor.dtype}, expected floating point")
-        elif not torch.isfinite(tensor).all():
-            faults.append(f"{key} contains NaN or infinity")
-    if faults:
-        raise IntegrityError(f"{path}: {'; '.join(faults)}")

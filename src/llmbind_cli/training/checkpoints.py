@@ -16,12 +16,13 @@ from torch import Tensor
 
 from llmbind_cli.errors import ConfigurationError, IntegrityError, ModelNotFoundError
 from llmbind_cli.model.bound_model import BoundModel
-from llmbind_cli.model.checkpoint import check_tensors, read_heads, save_bundle
+from llmbind_cli.model.checkpoint import read_heads, save_bundle
 from llmbind_cli.model.config import ADAPTER_DIR
 from llmbind_cli.model.lora_moe_adapter import adapter_state_dict
 from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attached_rows
 from llmbind_cli.training.engine import Engine
-from llmbind_cli.weights.atomic import replace_directory
+from llmbind_cli.weights.atomic import recover_directory, replace_directory
+from llmbind_cli.weights.tensors import check_tensors
 
 LAST = "last"
 PROGRESS_NAME = "progress.json"
@@ -76,6 +77,7 @@ def load_checkpoint(
     from safetensors.torch import load_file
 
     last = directory / LAST
+    recover_directory(last)
     path = last / PROGRESS_NAME
     if not path.is_file():
         raise ModelNotFoundError(f"{directory}: nothing to resume here; start without --resume")

@@ -20,7 +20,8 @@ def model(embedded_base):
 
 
 def lines_of(model, requests, **options):
-    planner = Planner(model, max_new_tokens=256, **options)
+    # Plain talk may run on for longer; calls do not.
+    planner = Planner(model, max_new_tokens=96, **options)
     return [line.as_dict() for plan in planner.plan(requests) for line in plan.lines(model.name)]
 
 

@@ -104,7 +104,7 @@ def test_nan_and_missing_rows_are_refused(saved):
     name = next(iter(tensors))
     tensors[name][0, 0] = float("nan")
     save_file(tensors, path)
-    with pytest.raises(IntegrityError, match=f"{name} holds NaN"):
+    with pytest.raises(IntegrityError, match=f"{name} contains NaN"):
         load_model(str(saved))
     save_file({"other": tensors[name]}, path)
     with pytest.raises(IntegrityError, match=f"{name} is missing; .*other is unexpected"):

@@ -241,3 +241,11 @@ def test_the_manual_page_names_every_key_and_no_other():
         heading = f"[[{name}]]" if name == "data" else f"[{name}]"
         expected[heading] = {key for table in tables for key in table.model_fields}
     assert {name: set(re.findall(r"`(\w+)`", row)) for name, row in rows.items()} == expected
+
+
+def test_every_shipped_recipe_loads_and_finds_its_files(root):
+    for path in sorted((root / "recipes").rglob("*.toml")):
+        recipe = load_recipe(path)
+        for source in recipe.data:
+            files = source.paths if source.kind == "conversations" else source.talk
+            assert all(file.is_file() for file in files), path

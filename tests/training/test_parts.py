@@ -12,7 +12,8 @@ from llmbind_cli.data.batches import WIDTH_STEP, collate, endless_batches, epoch
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
 from llmbind_cli.data.sample import Dialogue, Turn
 from llmbind_cli.tokens import TASK_TOKENS, register_task_tokens
-from llmbind_cli.training.losses import compute_losses
+from llmbind_cli.data.mixture import Mixture
+from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.optim import learning_rate_factor, parameter_groups
 
 DIALOGUE = Dialogue(
@@ -56,37 +57,57 @@ def test_a_tag_in_a_user_turn_is_no_task_and_no_token(bound_tokens):
 
 def test_an_epoch_has_each_sample_once_and_follows_from_its_seed():
     lengths = [5 + 7 * i % 90 for i in range(1003)]
-    order = epoch_order(lengths, 8, seed=3, epoch=1)
+    every = Mixture(sizes=[len(lengths)], weights=None, seed=0)
+    order = epoch_order(every, lengths, 8, seed=3, epoch=1)
     assert sorted(i for batch in order for i in batch) == list(range(1003))
-    assert order == epoch_order(lengths, 8, seed=3, epoch=1)
-    assert order != epoch_order(lengths, 8, seed=3, epoch=2)
-    assert order != epoch_order(lengths, 8, seed=4, epoch=1)
+    assert order == epoch_order(every, lengths, 8, seed=3, epoch=1)
+    assert order != epoch_order(every, lengths, 8, seed=3, epoch=2)
+    assert order != epoch_order(every, lengths, 8, seed=4, epoch=1)
 
 
 def test_length_groups_pad_less():
     lengths = [5 + 7 * i % 90 for i in range(1000)]
+
+    every = Mixture(sizes=[1000], weights=None, seed=0)
 
     def padding(order):
         cells = sum(max(lengths[i] for i in batch) * len(batch) for batch in order)
         return 1 - sum(lengths) / cells
 
     at_random = [list(range(i, i + 8)) for i in range(0, 1000, 8)]
-    assert padding(epoch_order(lengths, 8, seed=0, epoch=0)) < 0.3 * padding(at_random)
+    assert padding(epoch_order(every, lengths, 8, seed=0, epoch=0)) < 0.3 * padding(at_random)
 
 
 def samples(count):
     return [
-        EncodedSample(ids=[10 + i] * (1 + i % 9), loss_weights=[1.0] * (1 + i % 9), tasks=())
+        EncodedSample(
+            ids=[10 + i] * (1 + i % 9),
+            loss_weights=[1.0] * (1 + i % 9),
+            reply_kinds=[0] * (1 + i % 9),
+            tasks=(),
+        )
         for i in range(count)
     ]
 
 
 def test_skipped_batches_equal_those_of_a_run_from_the_start():
-    whole = endless_batches(samples(21), 4, seed=1)
+    every = Mixture(sizes=[21], weights=None, seed=1)
+    whole = endless_batches(samples(21), every, 4, seed=1)
     first = [next(whole) for _ in range(20)]
     for skip in (3, 6, 13):
-        later = endless_batches(samples(21), 4, seed=1, skip=skip)
+        later = endless_batches(samples(21), every, 4, seed=1, skip=skip)
         assert all(torch.equal(next(later).input_ids, b.input_ids) for b in first[skip:])
+
+
+def test_processes_share_the_batches_of_one():
+    every = Mixture(sizes=[21], weights=None, seed=1)
+    whole = endless_batches(samples(21), every, 4, seed=1)
+    shared = [
+        endless_batches(samples(21), every, 4, seed=1, rank=rank, world_size=3) for rank in range(3)
+    ]
+    for number in range(20):
+        one, other = next(whole), next(shared[number % 3])
+        assert torch.equal(one.input_ids, other.input_ids)
 
 
 def test_padding_is_masked_and_carries_no_loss():
@@ -119,12 +140,13 @@ def test_the_text_loss_equals_the_one_from_full_logits(model):
         EncodedSample(
             ids=torch.randint(3, 300, (length,), generator=generator).tolist(),
             loss_weights=torch.randint(0, 3, (length,), generator=generator).tolist(),
-            tasks=(),
+            reply_kinds=[0] * length,
+            tasks=("image",),
         )
         for length in (9, 30, 14)
     ]
     batch = collate(rows)
-    losses = compute_losses(model, batch, aux_coefficient=0.0)
+    losses = LanguageObjective(model, aux_coefficient=0.0)(batch)
     literal = weight = 0.0
     for row in rows:
         logits = model.language_model(torch.tensor([row.ids])).logits[0].detach()
@@ -136,19 +158,19 @@ def test_the_text_loss_equals_the_one_from_full_logits(model):
         weight += float(weights.sum())
     # fp32; padded rows sum in another order
     assert float(losses.text) == pytest.approx(literal / weight, rel=1e-5)
-    assert losses.num_targets == sum(w > 0 for row in rows for w in row.loss_weights[1:])
+    assert int(losses.kind_counts.sum()) == sum(w > 0 for row in rows for w in row.loss_weights[1:])
 
 
 def test_padding_does_not_move_the_balance_loss(model):
     short = collate(samples(3))
     wide = type(short)(
         **{
-            name: functional.pad(getattr(short, name), (0, 32))
-            for name in ("input_ids", "attention_mask", "loss_weights")
+            name: tensor if name == "is_plain" else functional.pad(tensor, (0, 32))
+            for name, tensor in vars(short).items()
         }
     )
-    one = compute_losses(model, short, aux_coefficient=0.01)
-    other = compute_losses(model, wide, aux_coefficient=0.01)
+    objective = LanguageObjective(model, aux_coefficient=0.01)
+    one, other = objective(short), objective(wide)
     assert float(one.balance) > 0
     assert float(one.balance) == pytest.approx(float(other.balance), rel=1e-5)
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from llmbind_cli.errors import ConfigurationError, InputDataError, ModelNotFoundError, OutputError
 from llmbind_cli.model.loader import load_model
-from llmbind_cli.training import loop
 from llmbind_cli.training.loop import DivergedError
+from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.run import train
 
 
@@ -33,14 +33,14 @@ def same(one, other):
 def fail_at(monkeypatch, step, error):
     """Let the run die in the given optimizer step."""
     calls = iter(range(1, 10_000))
-    compute = loop.compute_losses
+    forward = LanguageObjective.forward
 
     def dying(*args, **kwargs):
         if next(calls) > (step - 1) * 2:  # two batches a step
             raise error
-        return compute(*args, **kwargs)
+        return forward(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "compute_losses", dying)
+    monkeypatch.setattr(LanguageObjective, "forward", dying)
 
 
 def test_a_run_writes_a_bundle_that_loads_and_a_log_whose_loss_falls(recipe, tmp_path, capsys):
@@ -80,15 +80,15 @@ def test_ten_steps_and_ten_after_a_crash_equal_twenty(recipe, tmp_path, monkeypa
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(recipe, tmp_path, monkeypatch):
-    compute = loop.compute_losses
+    forward = LanguageObjective.forward
     calls = iter(range(1000))
 
     def diverging(*args, **kwargs):
-        losses = compute(*args, **kwargs)
+        losses = forward(*args, **kwargs)
         factor = float("nan") if next(calls) == 24 else 1.0
         return type(losses)(**{**vars(losses), "total": losses.total * factor})
 
-    monkeypatch.setattr(loop, "compute_losses", diverging)
+    monkeypatch.setattr(LanguageObjective, "forward", diverging)
     with pytest.raises(DivergedError, match="step 13: the loss is nan") as caught:
         train(recipe, output=tmp_path / "run")
     assert caught.value.exit_code == 1

@@ -7,7 +7,10 @@ from typing import Any
 
 from llmbind_cli.data.sample import Dialogue
 from llmbind_cli.model.chat_format import ChatTurn, encode_chat
-from llmbind_cli.tokens import TokenTable
+from llmbind_cli.tokens import TASK_TOKENS, TokenTable
+
+REPLY_KINDS = ("text", *(token.task for token in TASK_TOKENS))
+"""What a reply is: plain text, or a call of a task; named by the first call that it makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +20,13 @@ class EncodedSample:
     Attributes:
         ids: ``T`` token ids.
         loss_weights: ``T`` weights; 0 outside assistant turns.
+        reply_kinds: ``T`` indices into ``REPLY_KINDS``; 0 outside assistant turns as well.
         tasks: The tasks that its replies call; empty for plain talk.
     """
 
     ids: list[int]
     loss_weights: list[float]
+    reply_kinds: list[int]
     tasks: tuple[str, ...]
 
 
@@ -47,15 +52,20 @@ def encode_dialogue(
     ]
     chat = encode_chat(tokenizer, turns, table, add_generation_prompt=False)
     weights = [0.0] * len(chat.ids)
-    tasks = []
+    kinds = [0] * len(chat.ids)
+    tasks: list[str] = []
     replies = [turn for turn in dialogue.turns if turn.role == "assistant"]
     for turn, (start, stop) in zip(replies, chat.reply_spans, strict=True):
         learned = stop - start if turn.complete else stop - start - 1
         weights[start : start + learned] = [1.0] * learned
         weights[start] = decision_weight
+        called = []
         for position in range(start, stop):
             token = table.openers.get(chat.ids[position])
             if token is not None:
                 weights[position] = decision_weight
-                tasks.append(token.task)
-    return EncodedSample(ids=chat.ids, loss_weights=weights, tasks=tuple(tasks))
+                called.append(token.task)
+        if called:
+            kinds[start:stop] = [REPLY_KINDS.index(called[0])] * (stop - start)
+        tasks += called
+    return EncodedSample(ids=chat.ids, loss_weights=weights, reply_kinds=kinds, tasks=tuple(tasks))

@@ -20,6 +20,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Self
 
@@ -163,6 +165,20 @@ def inject_lora_moe(model: nn.Module, config: LoraMoeConfig) -> nn.Module:
         setattr(block, attribute, layer.train(linear.training))
     model.peft_config = {ADAPTER_NAME: config}  # type: ignore[assignment]
     return model
+
+
+@contextmanager
+def without_adapter(model: nn.Module) -> Iterator[None]:
+    """Let ``model`` compute as its base does inside the ``with`` block: all experts stand aside."""
+    layers = [module for module in model.modules() if isinstance(module, LoraMoeLinear)]
+    before = [layer.is_bypassed for layer in layers]
+    for layer in layers:
+        layer.is_bypassed = True
+    try:
+        yield
+    finally:
+        for layer, bypassed in zip(layers, before, strict=True):
+            layer.is_bypassed = bypassed
 
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -237,6 +237,7 @@ class LoraMoeLinear(nn.Module):
         self.rank, self.alpha = rank, alpha
         self.scaling = alpha / rank
         self.dropout = nn.Dropout(dropout)
+        self.is_bypassed = False
         self.base_layer = base_layer
         device = base_layer.weight.device
         dtype = routing_dtype(base_layer.weight.dtype)
@@ -278,6 +279,9 @@ class LoraMoeLinear(nn.Module):
         Returns:
             [..., Do] in the dtype that the base layer gives.
         """
+        if self.is_bypassed:
+            bare: Tensor = self.base_layer(x)
+            return bare
         leading_shape = x.shape[:-1]
         x = x.reshape(-1, self.in_features)  # [T, Di]
         dtype = product_dtype(x, self.lora_A)

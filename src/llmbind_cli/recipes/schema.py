@@ -101,11 +101,13 @@ class ConversationFiles(Section):
         name: Name in logs and in the run manifest.
         kind: ``conversations``.
         paths: JSON or JSON-lines files; a relative path starts at the recipe's folder.
+        weight: Share of the epoch, relative to the other sources'; give it to all or to none.
     """
 
     name: str = Field(min_length=1)
     kind: Literal["conversations"]
     paths: list[FilePath] = Field(min_length=1)
+    weight: float | None = Field(default=None, gt=0)
 
 
 class BuiltDialogues(Section):
@@ -119,6 +121,7 @@ class BuiltDialogues(Section):
         captions: Caption files of each modality, asked for beside the builder's own scenes; a
             relative path starts at the recipe's folder.
         talk: Files of plain requests with their replies, for dialogues that call nothing.
+        weight: Share of the epoch, relative to the other sources'; give it to all or to none.
     """
 
     name: str = Field(min_length=1)
@@ -127,6 +130,7 @@ class BuiltDialogues(Section):
     count: int = Field(ge=1)
     captions: dict[CaptionedModality, list[FilePath]] = Field(default={})
     talk: list[FilePath] = Field(default=[])
+    weight: float | None = Field(default=None, gt=0)
 
 
 Source = Annotated[ConversationFiles | BuiltDialogues, Field(discriminator="kind")]
@@ -168,6 +172,14 @@ class TrainSection(Section):
         seed: Seed of initialisation, order and dropout.
         decision_weight: Weight of the loss on the reply's first tokens, where the choice of the
             task falls; 1 treats all tokens alike.
+        talk_target: What replies of dialogues without a call are trained towards: their own ids,
+            or the token distribution that the base LLM gives at each of them.
+        gradient_checkpointing: Keep only the input of each decoder block for the backward pass
+            and compute the rest again.
+        holdout: Share of each source's dialogues kept out of training, in [0, 0.5]; with it, the
+            checkpoint of the lowest loss on them is kept as ``best``.
+        evaluate_every: Optimizer steps between losses on the dialogues held out.
+        tensorboard: Write TensorBoard events beside the log.
         checkpoint_every: Optimizer steps between checkpoints.
         log_every: Optimizer steps between log lines.
         time_limit_s: Stop with a checkpoint after this many seconds.
@@ -180,6 +192,11 @@ class TrainSection(Section):
     max_tokens: int = Field(default=1024, ge=2)
     seed: int = Field(default=0, ge=0)
     decision_weight: float = Field(default=1.0, gt=0)
+    talk_target: Literal["reply", "base"] = "reply"
+    gradient_checkpointing: bool = False
+    holdout: float = Field(default=0.0, ge=0, le=0.5)
+    evaluate_every: int = Field(default=500, ge=1)
+    tensorboard: bool = False
     checkpoint_every: int = Field(default=500, ge=1)
     log_every: int = Field(default=10, ge=1)
     time_limit_s: float | None = Field(default=None, gt=0)
@@ -188,6 +205,29 @@ class TrainSection(Section):
     def _steps_or_epochs(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
+        return self
+
+
+class EngineSection(Section):
+    """``[engine]``: what runs the steps.
+
+    Attributes:
+        kind: Plain PyTorch in one process, or DeepSpeed in one or many.
+        zero_stage: What DeepSpeed shards over the processes: 0 nothing, 1 the optimizer's state,
+            2 the gradients as well, 3 the weights as well.
+        offload_optimizer: Keep the optimizer's state in the host's memory (ZeRO 1-3).
+    """
+
+    kind: Literal["torch", "deepspeed"] = "torch"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    offload_optimizer: bool = False
+
+    @model_validator(mode="after")
+    def _settings_that_are_read(self) -> Self:
+        if self.kind == "torch" and (self.zero_stage or self.offload_optimizer):
+            raise ValueError('zero_stage and offload_optimizer need kind = "deepspeed"')
+        if self.offload_optimizer and not self.zero_stage:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
         return self
 
 
@@ -217,6 +257,7 @@ class Recipe(Section):
     data: list[Source] = Field(min_length=1)
     optim: OptimSection = OptimSection()
     train: TrainSection
+    engine: EngineSection = EngineSection()
     output: OutputSection
 
     @model_validator(mode="after")
@@ -224,4 +265,11 @@ class Recipe(Section):
         names = [source.name for source in self.data]
         if len(set(names)) < len(names):
             raise ValueError(f"data sources must have different names, got {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_for_all_or_none(self) -> Self:
+        bare = [source.name for source in self.data if source.weight is None]
+        if 0 < len(bare) < len(self.data):
+            raise ValueError(f"data: give weight to all sources or to none; {bare[0]} has none")
         return self

@@ -26,6 +26,7 @@ from llmbind_cli.training.engine import TorchEngine
 from llmbind_cli.training.interrupt import GracefulInterrupt
 from llmbind_cli.training.loop import train_loop
 from llmbind_cli.training.model_card import training_card
+from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.optim import parameter_groups
 from llmbind_cli.training.samples import TrainingData, load_samples
 from llmbind_cli.weights.atomic import write_atomically
@@ -72,7 +73,7 @@ def train(
         _prepare(directory, resume=resume)
     model = _build(recipe, device=device, offline=offline)
     data = load_samples(recipe.data, model.tokenizer, model.token_table, recipe.train)
-    total_steps = _total_steps(recipe, len(data.samples))
+    total_steps = _total_steps(recipe, len(data.mixture(recipe.train.seed)))
     _report(model, data, total_steps)
     if dry_run:
         return 0
@@ -88,6 +89,9 @@ def train(
         total_steps=total_steps if optim.schedule == "linear" else None,
         device=model.device,
         dtype=model.dtype,
+    )
+    objective = LanguageObjective(
+        model, aux_coefficient=optim.aux_coefficient, talk_target=schedule.talk_target
     )
     settings = _provenance(recipe)
     first_step = 0
@@ -122,18 +126,18 @@ def train(
 
     batches = endless_batches(
         data.samples,
+        data.mixture(schedule.seed),
         schedule.batch_size,
         seed=schedule.seed,
         skip=first_step * schedule.accumulation,
     )
     with GracefulInterrupt() as interrupt:
         step = train_loop(
-            model,
+            objective,
             engine,
             batches,
             first_step=first_step,
             total_steps=total_steps,
-            optim=optim,
             train=schedule,
             directory=directory,
             checkpoint=checkpoint,

@@ -14,6 +14,7 @@ from llmbind_cli.data.captions import CaptionSets, read_captions
 from llmbind_cli.data.conversations import read_conversations
 from llmbind_cli.data.dialogues import build_dialogues
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
+from llmbind_cli.data.mixture import Mixture
 from llmbind_cli.data.sample import Dialogue
 from llmbind_cli.data.talk import read_talk
 from llmbind_cli.errors import InputDataError
@@ -29,12 +30,20 @@ class TrainingData:
     Attributes:
         samples: The encoded dialogues, source after source.
         sources: For the manifest: name, kind, count, and path → sha256 of each source.
+        sizes: Number of samples of each source.
+        weights: Relative share of each source in an epoch; ``None`` takes every sample once.
         sha256: Hash over all encoded samples.
     """
 
     samples: list[EncodedSample]
     sources: list[dict[str, Any]]
+    sizes: list[int]
+    weights: list[float] | None
     sha256: str
+
+    def mixture(self, seed: int) -> Mixture:
+        """Return which samples each epoch holds."""
+        return Mixture(sizes=self.sizes, weights=self.weights, seed=seed)
 
     def task_counts(self) -> dict[str, int]:
         """Return how many calls of each task the replies make; ``text`` counts plain dialogues."""
@@ -73,7 +82,14 @@ def load_samples(
         if len(samples) == before:
             raise InputDataError(f"{source.name}: this data source holds no dialogue")
         described.append(_describe(source, len(samples) - before))
-    return TrainingData(samples=samples, sources=described, sha256=digest.hexdigest())
+    weights = [source.weight for source in sources if source.weight is not None]
+    return TrainingData(
+        samples=samples,
+        sources=described,
+        sizes=[entry["dialogues"] for entry in described],
+        weights=weights or None,
+        sha256=digest.hexdigest(),
+    )
 
 
 def _dialogues(source: ConversationFiles | BuiltDialogues) -> Iterator[Dialogue]:

@@ -181,3 +181,85 @@ def test_rows_and_adapters_have_rates_of_their_own(model):
     assert len(adapters[0]) + len(rows[0]) == len(trained)
     assert (adapters[1], rows[1]) == (1e-3, 2e-3)
     assert set(rows[0]) == {"token_rows.input"}
+
+
+def plain_and_calling(count):
+    """Dialogues of which every second calls a task."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = [12 + 5 * i for i in range(count)]
+    return [
+        EncodedSample(
+            ids=torch.randint(3, 300, (length,), generator=generator).tolist(),
+            loss_weights=[0.0] * 5 + [2.0] + [1.0] * (length - 6),
+            reply_kinds=[0] * 5 + [i % 2] * (length - 5),
+            tasks=("image",) * (i % 2),
+        )
+        for i, length in enumerate(lengths)
+    ]
+
+
+def test_plain_replies_learn_the_bases_own_distribution(model, trained_base):
+    from transformers import AutoModelForCausalLM
+
+    rows = plain_and_calling(5)
+    objective = LanguageObjective(model, aux_coefficient=0.0, talk_target="base")
+    text = float(objective(collate(rows)).text)
+    base = AutoModelForCausalLM.from_pretrained(trained_base)
+    literal = weight = 0.0
+    for row in rows:
+        ids = torch.tensor([row.ids])
+        ours = model.language_model(ids).logits[0, :-1].detach().log_softmax(-1)
+        if row.tasks:
+            per_token = -ours.gather(1, ids[0, 1:, None])[:, 0]
+        else:
+            # A task token is nothing that the base could say.
+            logits = base(ids).logits[0, :-1].detach()
+            known = torch.full_like(ours, float("-inf"))
+            known[:, : logits.shape[1]] = logits
+            known[:, list(model.token_table.ids.values())] = float("-inf")
+            per_token = torch.stack(
+                [-(p[p > 0] * q[p > 0]).sum() for p, q in zip(known.softmax(-1), ours, strict=True)]
+            )
+        weights = torch.tensor(row.loss_weights[1:])
+        literal += float((per_token * weights).sum())
+        weight += float(weights.sum())
+    # fp32; padded rows sum in another order
+    assert text == pytest.approx(literal / weight, rel=1e-5)
+
+
+def test_a_fresh_adapter_has_nothing_to_learn_from_plain_talk_but_not_to_call(model):
+    for name, parameter in model.language_model.named_parameters():
+        if name.endswith("lora_B"):
+            parameter.data.zero_()
+    rows = [row for row in plain_and_calling(5) if not row.tasks]
+    weights = {}
+    for target in ("reply", "base"):
+        model.language_model.zero_grad()
+        LanguageObjective(model, aux_coefficient=0.0, talk_target=target)(
+            collate(rows)
+        ).total.backward()
+        weights[target] = sum(
+            float(p.grad.norm())
+            for n, p in model.language_model.named_parameters()
+            if n.endswith("lora_B")
+        )
+    # What is left pushes the task tokens' share, 10 of some 400 ids, to nothing.
+    assert weights["base"] < 0.2 * weights["reply"]
+
+
+def test_losses_are_told_apart_by_kind_of_reply(model):
+    rows = plain_and_calling(4)
+    objective = LanguageObjective(model, aux_coefficient=0.01)
+    together = objective(collate(rows))
+    apart = [
+        objective(collate([row for row in rows if bool(row.tasks) == call]))
+        for call in (False, True)
+    ]
+    for kind in (0, 1):
+        assert int(together.kind_counts[kind]) == int(apart[kind].kind_counts[kind])
+        assert float(together.kind_sums[kind]) == pytest.approx(
+            float(apart[kind].kind_sums[kind]), rel=1e-5
+        )
+    assert int(together.kind_counts[2:].sum()) == 0
+    # Each router's shares are those of a whole.
+    assert torch.allclose(together.router_load.sum(-1), torch.ones(len(together.router_load)))

@@ -25,9 +25,7 @@ class Mixture:
         ValueError: A size or weight is out of range, or there is not one weight for each source.
     """
 
-    def __init__(
-        self, *, sizes: Sequence[int], weights: Sequence[float] | None, seed: int
-    ) -> None:
+    def __init__(self, *, sizes: Sequence[int], weights: Sequence[float] | None, seed: int) -> None:
         if not sizes or min(sizes) < 1:
             raise ValueError(f"sizes must be ≥ 1, got {list(sizes)}")
         if weights is not None and (len(weights) != len(sizes) or min(weights) <= 0):

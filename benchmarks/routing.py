@@ -4,10 +4,10 @@ Runs `llmbind generate --plan` on requests that carry their task, and scores wha
 
     python benchmarks/routing.py [tests/data/requests.jsonl] [--model BUNDLE] [--report FILE.json]
 
-A request is routed rightly when its reply makes exactly one call and that of the expected task,
-or none for plain talk. A false call is a call on plain talk. A content word is kept when it
-stands in the written prompt, compared without case and with plural and verb endings taken off;
-only rightly routed requests that list such words count.
+A request is routed rightly when its reply makes exactly the expected calls in their order: one
+call of its `task` (none for `text`), or those of its `tasks`. A false call is a call on plain
+talk. A content word is kept when it stands in the written prompt, compared without case and with
+plural and verb endings taken off; only rightly routed requests that list such words count.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RoutingScore:
         accuracy: Share routed rightly.
         false_calls: Share of plain-talk requests with a call.
         words_kept: Share of content words that stand in the written prompts.
-        prompts_whole: Share of rightly routed media requests that keep all their words.
+        prompts_whole: Share of the written prompts of rightly routed requests that keep all words.
         confusion: (expected, got) → count; several calls are joined with ``+``.
         wrong: Ids of the requests routed wrongly.
     """
@@ -67,7 +67,8 @@ def score(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Routin
     """Compare the plans with what the requests expect.
 
     Args:
-        requests: Rows with ``id``, ``task`` and, for media, ``keep``.
+        requests: Rows with ``id``, and either ``task`` and ``keep`` (the content words of its
+            call) or ``tasks`` and a list of content words for each.
         lines: Result lines of ``--plan``; several of one id are its calls in order.
     """
     calls: dict[str, list[dict[str, Any]]] = {}
@@ -78,14 +79,18 @@ def score(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Routin
     for request in requests:
         plan = calls[request["id"]]
         got = "+".join(line["task"] if line["status"] == "ok" else "error" for line in plan)
-        confusion[request["task"], got] += 1
-        if got != request["task"]:
+        expected = "+".join(request.get("tasks", [request.get("task")])) or "text"
+        confusion[expected, got] += 1
+        if got != expected:
             wrong.append(request["id"])
-        elif request["keep"]:
-            written = words_of(plan[0]["prompt"])
-            found = sum(words_of(word) <= written for word in request["keep"])
-            kept, asked = kept + found, asked + len(request["keep"])
-            whole, media = whole + (found == len(request["keep"])), media + 1
+            continue
+        keep = request["keep"] if "tasks" in request else [request["keep"]]
+        for line, words in zip(plan, keep, strict=False):
+            if words:
+                written = words_of(line["prompt"])
+                found = sum(words_of(word) <= written for word in words)
+                kept, asked = kept + found, asked + len(words)
+                whole, media = whole + (found == len(words)), media + 1
     talk = [(got, n) for (task, got), n in confusion.items() if task == "text"]
     return RoutingScore(
         n=len(requests),
@@ -113,9 +118,12 @@ def plan(requests: Path, options: list[str]) -> tuple[list[dict[str, Any]], floa
 
 def show(result: RoutingScore) -> str:
     """Return the figures and the confusion table as text."""
-    columns = sorted({got for _, got in result.confusion}, key=lambda g: (g not in TASKS, g))
+    columns, expected = (
+        sorted({pair[side] for pair in result.confusion}, key=lambda g: (g not in TASKS, g))
+        for side in (1, 0)
+    )
     rows = [f"{'expected / got':16}" + "".join(f"{column:>13}" for column in columns)]
-    for task in TASKS:
+    for task in expected:
         counts = [result.confusion.get((task, column), 0) for column in columns]
         rows.append(f"{task:16}" + "".join(f"{count:13}" for count in counts))
     return "\n".join(

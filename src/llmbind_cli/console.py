@@ -83,7 +83,7 @@ class Console:
         Args:
             message: What is doubtful, and what follows from it.
         """
-        self._write_line(f"llmbind: {_coloured('warning:', _YELLOW, sys.stderr)} {message}")
+        self._write_line(f"llmbind: {coloured('warning:', _YELLOW, sys.stderr)} {message}")
 
     def error(self, message: str) -> None:
         """Writes why the run failed to stderr; with ``--json`` always as one line.
@@ -93,7 +93,7 @@ class Console:
         """
         if self.json:
             message = " ".join(message.split())
-        self._write_line(f"llmbind: {_coloured('error:', _RED, sys.stderr)} {message}")
+        self._write_line(f"llmbind: {coloured('error:', _RED, sys.stderr)} {message}")
 
     @overload
     def progress(
@@ -145,8 +145,14 @@ class Console:
         sys.stderr.flush()
 
 
-def _coloured(text: str, code: str, stream: TextIO) -> str:
-    """Colours a word where the stream is a terminal that shows colours (no-color.org)."""
+def coloured(text: str, code: str, stream: TextIO) -> str:
+    """Colours a word where the stream is a terminal that shows colours (no-color.org).
+
+    Args:
+        text: The word.
+        code: Number or numbers of an ANSI escape sequence, such as ``31``.
+        stream: Where the word will be written.
+    """
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\x1b[{code}m{text}\x1b[0m"

@@ -46,3 +46,23 @@ def test_a_word_that_is_missing_is_not_kept(routing):
 def test_a_request_without_a_plan_is_an_error(routing):
     with pytest.raises(KeyError):
         routing.score(REQUESTS, LINES[:-1])
+
+
+def test_several_calls_are_expected_in_their_order(routing):
+    requests = [
+        {"id": "1", "tasks": ["image", "audio"], "keep": [["fox"], ["bark"]]},
+        {"id": "2", "tasks": ["image", "audio"], "keep": [["fox"], ["bark"]]},
+        {"id": "3", "tasks": [], "keep": []},
+        {"id": "4", "tasks": [], "keep": []},
+    ]
+    lines = [
+        line("1", "image", "a fox"), line("1", "audio", "silence"),
+        line("2", "audio", "barking"), line("2", "image", "a fox"),
+        line("3", "text"),
+        line("4", "edit", "darker"),
+    ]  # fmt: skip
+    result = routing.score(requests, lines)
+    assert result.wrong == ["2", "4"]
+    assert (result.words_kept, result.prompts_whole) == (1 / 2, 1 / 2)
+    assert result.false_calls == 1 / 2
+    assert "image+audio" in routing.show(result)

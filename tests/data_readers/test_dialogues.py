@@ -198,6 +198,6 @@ def test_statistics_count_what_they_say():
     assert found.turns == sum(len(d.turns) // 2 for d in twice)
     assert found.duplicates >= 0.5
     assert len(found.openings) == 3
-    assert 0 < found.distinct_bigrams < 1
+    assert 0 < found.distinct(2) < 1
     empty = describe([])
-    assert (empty.dialogues, empty.duplicates, empty.distinct_bigrams) == (0, 0.0, 0.0)
+    assert (empty.dialogues, empty.duplicates, empty.distinct(2)) == (0, 0.0, 0.0)

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from llmbind_cli.data.batches import WIDTH_STEP, collate, endless_batches, epoch_order
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
+from llmbind_cli.data.mixture import Mixture
 from llmbind_cli.data.sample import Dialogue, Turn
 from llmbind_cli.tokens import TASK_TOKENS, register_task_tokens
-from llmbind_cli.data.mixture import Mixture
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.optim import learning_rate_factor, parameter_groups
 

@@ -117,7 +117,7 @@ def test_an_output_folder_with_a_run_in_it_is_not_overwritten(recipe, tmp_path):
 def test_a_dry_run_checks_and_writes_nothing(recipe, tmp_path, capsys):
     before = set(tmp_path.iterdir())
     assert train(recipe, output=tmp_path / "run", dry_run=True) == 0
-    assert "data: 24 dialogues" in capsys.readouterr().err
+    assert "talk  conversations         24" in capsys.readouterr().out
     assert {p.name for p in set(tmp_path.iterdir()) - before} <= {"cache"}
 
 

@@ -46,7 +46,15 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check recipe and data and show their size; train nothing."),
+        typer.Option("--dry-run", help="Report parameters, data, memory and steps; train nothing."),
+    ] = False,
+    build_data: Annotated[
+        bool,
+        typer.Option(
+            "--build-data",
+            help="Write the dialogues of the recipe's builders to the output folder; train"
+            " nothing.",
+        ),
     ] = False,
     model: Annotated[
         str | None,
@@ -81,6 +89,16 @@ def train(
     ]
 
     from llmbind_cli.recipes.locate import find_recipe
+
+    if build_data:
+        from llmbind_cli.errors import UsageError
+        from llmbind_cli.training.build_data import build_data as build
+
+        if resume or dry_run:
+            raise UsageError("--build-data goes with neither --resume nor --dry-run")
+        build(find_recipe(recipe), overrides=overrides, output=output, offline=offline)
+        return
+
     from llmbind_cli.training.run import train as run
 
     code = run(

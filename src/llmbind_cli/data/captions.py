@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,13 +79,15 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
     return captions
 
 
-def _from_txt(_file: Path, text: str) -> Iterator[str]:
-    yield from text.splitlines()
+def _from_txt(file: Path, text: str) -> Iterator[str]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield from _captions_of(line, f"{file}: line {number}")
 
 
 def _from_table(file: Path, text: str) -> Iterator[str]:
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
-    rows = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [name.strip().lower() for name in next(rows, [])]
         column = next((header.index(name) for name in _COLUMNS if name in header), None)
@@ -101,20 +104,20 @@ def _from_table(file: Path, text: str) -> Iterator[str]:
                     f"{file}: line {rows.line_num}: {len(row)} fields, but the header has "
                     f"{len(header)}"
                 )
-            if not row[column].strip():
-                raise InputDataError(f"{file}: line {rows.line_num}: the caption is empty")
-            yield row[column]
+            yield from _captions_of(row[column], f"{file}: line {rows.line_num}")
     except csv.Error as error:
         raise InputDataError(f"{file}: line {rows.line_num}: {error}") from None
 
 
 def _from_jsonl(file: Path, text: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise InputDataError(f"{file}: line {number}: {error.msg}") from None
+            except RecursionError:
+                raise InputDataError(f"{file}: line {number}: brackets nest too deep") from None
             yield from _captions_of(record, f"{file}: line {number}")
 
 
@@ -123,6 +126,8 @@ def _from_json(file: Path, text: str) -> Iterator[str]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputDataError(f"{file}: line {error.lineno}: {error.msg}") from None
+    except RecursionError:
+        raise InputDataError(f"{file}: brackets nest too deep") from None
     if isinstance(content, dict):
         for name in _LISTS:
             if isinstance(content.get(name), list) and _has_captions(content[name]):
@@ -150,6 +155,8 @@ def _captions_of(record: Any, where: str) -> Iterator[str]:
     if isinstance(record, str):
         if not record.strip():
             raise InputDataError(f"{where}: the caption is empty")
+        if "\0" in record or any("\ud800" <= character <= "\udfff" for character in record):
+            raise InputDataError(f"{where}: the caption holds a NUL or half of a character")
         yield record
     elif isinstance(record, list) and record:
         for entry in record:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Role = Literal["user", "assistant"]
 
 _SPEAKER: dict[str, str] = {"user": "human", "assistant": "gpt"}
+
+IMAGE_PLACEHOLDER = "<image>"
+"""Stands in the first turn of a LLaVA record for the picture attached to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +60,28 @@ class Dialogue:
                     f"got {turn.role!r}"
                 )
 
+    def fingerprint(self) -> int:
+        """Return 64 bits that follow from the turns' texts alone, the same in every process."""
+        digest = hashlib.blake2b(digest_size=8)
+        for turn in self.turns:
+            text = turn.text.encode("utf-8", "surrogatepass")
+            digest.update(b"%d:" % len(text))
+            digest.update(text)
+        return int.from_bytes(digest.digest(), "big")
+
     def as_record(self) -> dict[str, Any]:
-        """Return the dialogue in the LLaVA shape, ready for one JSON line."""
-        record: dict[str, Any] = {
-            "id": self.id,
-            "conversations": [
-                {"from": _SPEAKER[turn.role], "value": turn.text} for turn in self.turns
-            ],
-        }
+        """Return the dialogue in the LLaVA shape, ready for one JSON line.
+
+        A reply that was cut carries ``"complete": false``, which other readers pass over.
+        """
+        spoken: list[dict[str, Any]] = [
+            {"from": _SPEAKER[turn.role], "value": turn.text}
+            | ({} if turn.complete else {"complete": False})
+            for turn in self.turns
+        ]
+        record: dict[str, Any] = {"id": self.id, "conversations": spoken}
         if self.image is not None:
+            spoken[0]["value"] = f"{IMAGE_PLACEHOLDER}\n{self.turns[0].text}"
             record["image"] = self.image
         if self.masks is not None:
             record["masks"] = self.masks

@@ -15,6 +15,7 @@ from llmbind_cli.recipes.schema import (
     CaptionedModality,
     ConversationFiles,
     Recipe,
+    WriterSection,
 )
 
 _RULES = {
@@ -72,7 +73,7 @@ def _nearest(location: Sequence[int | str]) -> str:
     """Suggests the known key that an unknown one may have meant."""
     table: type[BaseModel] = Recipe
     if location[0] == "data":
-        table = _SOURCES[str(location[2])]
+        table = WriterSection if "writer" in location[:-1] else _SOURCES[str(location[2])]
     elif len(location) > 1:
         section = Recipe.model_fields[str(location[0])].annotation
         if isinstance(section, type) and issubclass(section, BaseModel):

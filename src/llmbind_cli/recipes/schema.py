@@ -7,7 +7,7 @@ Unknown keys are refused, and no text is read as a number.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
 
@@ -41,11 +41,14 @@ class ModelSection(Section):
             a folder.
         base_sha256: Expected hash of the weights file; checked before it is loaded.
         dtype: Number format of the frozen weights; ``auto`` is that of the device.
+        architecture: ``model_type`` and fields of the base's configuration, from which a dry run
+            counts where the base is not cached; compared with the base when training starts.
     """
 
     base: str = Field(min_length=1)
     base_sha256: Sha256 | None = None
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    architecture: dict[str, Any] | None = None
 
 
 class LoraMoeSection(Section):
@@ -110,6 +113,37 @@ class ConversationFiles(Section):
     weight: float | None = Field(default=None, gt=0)
 
 
+class WriterSection(Section):
+    """``[data.writer]``: a chat service that writes dialogues of a builder source.
+
+    Used by ``llmbind train --build-data`` alone.
+
+    Attributes:
+        endpoint: Base URL of an OpenAI-compatible service, such as ``http://127.0.0.1:8000/v1``.
+        model: Name of the model there.
+        api_key_env: Environment variable that holds the key; none for a service that asks for none.
+        mode: ``paraphrase`` rewords what users say; ``write`` has the whole dialogue written.
+        share: Share of the dialogues that the service is asked for.
+        max_requests: Most requests for this source, those of earlier runs included.
+        max_tokens: No request after the service has counted this many tokens, of prompts and
+            replies, those of earlier runs included.
+        concurrency: Requests at a time.
+        timeout_s: Longest wait for one reply.
+        retries: How often a request is repeated after a failure that may pass.
+    """
+
+    endpoint: str = Field(pattern=r"^https?://[^\s@]+$")
+    model: str = Field(min_length=1)
+    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    mode: Literal["paraphrase", "write"] = "paraphrase"
+    share: float = Field(default=1.0, gt=0, le=1)
+    max_requests: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    concurrency: int = Field(default=4, ge=1, le=64)
+    timeout_s: float = Field(default=60.0, gt=0)
+    retries: int = Field(default=4, ge=0, le=20)
+
+
 class BuiltDialogues(Section):
     """``[[data]]`` of kind ``builder``: dialogues built from captions.
 
@@ -122,6 +156,7 @@ class BuiltDialogues(Section):
             relative path starts at the recipe's folder.
         talk: Files of plain requests with their replies, for dialogues that call nothing.
         weight: Share of the epoch, relative to the other sources'; give it to all or to none.
+        writer: A chat service that rewords the dialogues or writes them anew.
     """
 
     name: str = Field(min_length=1)
@@ -131,6 +166,7 @@ class BuiltDialogues(Section):
     captions: dict[CaptionedModality, list[FilePath]] = Field(default={})
     talk: list[FilePath] = Field(default=[])
     weight: float | None = Field(default=None, gt=0)
+    writer: WriterSection | None = None
 
 
 Source = Annotated[ConversationFiles | BuiltDialogues, Field(discriminator="kind")]
@@ -176,6 +212,8 @@ class TrainSection(Section):
             or the token distribution that the base LLM gives at each of them.
         gradient_checkpointing: Keep only the input of each decoder block for the backward pass
             and compute the rest again.
+        compile: Fuse attention, norms and unadapted feed-forward networks with ``torch.compile``;
+            on a CPU that needs a C++ compiler.
         holdout: Share of each source's dialogues kept out of training, in [0, 0.5]; with it, the
             checkpoint of the lowest loss on them is kept as ``best``.
         evaluate_every: Optimizer steps between losses on the dialogues held out.
@@ -194,6 +232,7 @@ class TrainSection(Section):
     decision_weight: float = Field(default=1.0, gt=0)
     talk_target: Literal["reply", "base"] = "reply"
     gradient_checkpointing: bool = False
+    compile: bool = False
     holdout: float = Field(default=0.0, ge=0, le=0.5)
     evaluate_every: int = Field(default=500, ge=1)
     tensorboard: bool = False

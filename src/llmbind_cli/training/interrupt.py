@@ -7,7 +7,7 @@ from types import FrameType, TracebackType
 
 
 class GracefulInterrupt:
-    """Context in which the first SIGINT or SIGTERM only sets a flag.
+    """Context in which the first SIGINT or SIGTERM is only remembered.
 
     A second SIGINT interrupts at once (faults 45, 46).
 
@@ -37,11 +37,3 @@ class GracefulInterrupt:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-
-    def requested(self) -> bool:
-        """Tell whether a signal has arrived."""
-        return self.received is not None
-
-    def exit_code(self) -> int:
-        """Return 0, or 128 plus the signal that arrived."""
-        return 0 if self.received is None else 128 + self.received

@@ -6,11 +6,13 @@ Notation: ``B`` dialogues, ``T`` ids, ``M`` ids that carry loss, ``V`` vocabular
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from llmbind_cli.data.batches import Batch
 from llmbind_cli.data.encode import REPLY_KINDS
@@ -19,8 +21,10 @@ from llmbind_cli.model.lora_moe_adapter import without_adapter
 from llmbind_cli.nn.losses import load_balancing_loss
 from llmbind_cli.nn.router import collect_router_probs
 
-TARGET_STEP = 64
-"""The output layer sees multiples of this many rows: CPU kernels are kept for each new shape."""
+ROWS = 128
+"""Rows that go through the output layer at a time. Logits ``[ROWS, V]`` are made, used and made
+again in the backward pass, so that a batch's whole logits never exist, and CPU kernels, which are
+compiled for each new shape, meet one shape only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,8 @@ class Losses:
 class LanguageObjective(nn.Module):
     """A binding model's language part with its losses, as one module that an engine can wrap.
 
-    The output layer is applied to the positions that carry loss only: the full logits
-    ``[B, T, V]`` would be the largest tensor of the step.
+    The output layer is applied to the positions that carry loss only, a few rows at a time: the
+    full logits ``[B, T, V]`` would be the largest tensor of the step.
 
     Args:
         model: The model that trains.
@@ -58,6 +62,11 @@ class LanguageObjective(nn.Module):
         talk_target: ``reply`` trains every reply towards its ids. ``base`` trains the replies of
             dialogues without a call towards the base LLM's own token distribution instead, so
             that plain answers stay what they were (Li and Hoiem, arXiv 1606.09282).
+
+    Attributes:
+        most: From numbers of targets to those that decide how often the model's layers are called.
+            Where weights are sharded, every process must call them equally often, whatever its
+            batch holds: the engine then puts the largest over all processes here.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class LanguageObjective(nn.Module):
         self.language_model = model.language_model
         self.aux_coefficient = aux_coefficient
         self.talk_target = talk_target
+        self.most: Callable[[list[int]], list[int]] = list
         self._model = model
 
     def forward(self, batch: Batch) -> Losses:
@@ -74,18 +84,26 @@ class LanguageObjective(nn.Module):
         with collect_router_probs(self.language_model) as record:
             hidden = self._hidden_states(batch)  # [B, T, D]
         router_probs = record.probs()
+        width = batch.input_ids.shape[1] - 1
         weights = batch.loss_weights[:, 1:].flatten()
         targets_at = weights.nonzero().squeeze(1)  # [M]
-        num_targets = len(targets_at)
-        positions = _padded(targets_at)
-        logits = self._model.output_head(hidden[:, :-1].flatten(0, 1)[positions]).float()
-        targets = batch.input_ids[:, 1:].flatten()[positions]
-        per_token = functional.cross_entropy(logits, targets, reduction="none")[:num_targets]
+        targets = batch.input_ids[:, 1:].flatten()[targets_at]
+        states = hidden[:, :-1].flatten(0, 1)  # [B·(T-1), D]
+        learns_base = self._learns_base(batch, targets_at // width)
+        by_ids, by_base = (chosen.nonzero().squeeze(1) for chosen in (~learns_base, learns_base))
+        most_ids, most_base = self.most([len(by_ids), len(by_base)])
+        per_token = states.new_zeros(len(targets), dtype=torch.float32)
+        of_ids = self._towards_ids(states[targets_at[by_ids]], targets[by_ids], most=most_ids)
+        per_token = per_token.index_copy(0, by_ids, of_ids)
+        by_kind = per_token.detach()
+        if most_base:
+            base_states = self._base_states(batch, targets_at[by_base])
+            of_base, of_ids = self._towards_base(
+                states[targets_at[by_base]], base_states, targets[by_base], most=most_base
+            )
+            per_token = per_token.index_copy(0, by_base, of_base)
+            by_kind = by_kind.index_copy(0, by_base, of_ids)
         kinds = batch.reply_kinds[:, 1:].flatten()[targets_at]
-        kind_sums = torch.zeros(len(REPLY_KINDS), device=per_token.device)
-        kind_sums.index_add_(0, kinds, per_token.detach())
-        if self.talk_target == "base":
-            per_token = self._towards_base(batch, per_token, logits, positions)
         weight = weights[targets_at]
         text = (per_token * weight).sum() / weight.sum()
         balance = self._balance(router_probs, batch.attention_mask, text)
@@ -93,7 +111,7 @@ class LanguageObjective(nn.Module):
             total=text + balance,
             text=text.detach(),
             balance=balance.detach(),
-            kind_sums=kind_sums,
+            kind_sums=by_kind.new_zeros(len(REPLY_KINDS)).index_add_(0, kinds, by_kind),
             kind_counts=torch.bincount(kinds, minlength=len(REPLY_KINDS)),
             router_load=_first_choices(router_probs, batch.attention_mask),
         )
@@ -104,27 +122,51 @@ class LanguageObjective(nn.Module):
         ).last_hidden_state
         return hidden
 
-    def _towards_base(
-        self, batch: Batch, per_token: Tensor, logits: Tensor, positions: Tensor
-    ) -> Tensor:
-        """Put the cross-entropy towards the base in the place of that of plain dialogues' ids."""
-        num_targets = len(per_token)
-        rows = torch.div(positions, batch.input_ids.shape[1] - 1, rounding_mode="floor")
-        chosen = batch.is_plain[rows[:num_targets]].nonzero().squeeze(1)
-        if len(chosen) == 0:
-            return per_token
+    def _learns_base(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Tell for each target, of dialogue ``rows``, whether it learns the base's distribution."""
+        if self.talk_target == "base":
+            return batch.is_plain[rows]
+        return torch.zeros_like(rows, dtype=torch.bool)
+
+    @torch.no_grad()
+    def _base_states(self, batch: Batch, positions: Tensor) -> Tensor:
+        """Return the base's hidden states ``[M', D]`` at positions of plain dialogues."""
+        width = batch.input_ids.shape[1] - 1
         plain = batch.is_plain.nonzero().squeeze(1)
-        with torch.no_grad(), without_adapter(self.language_model):
-            hidden = self._hidden_states(batch.select(plain))  # [B', T, D]
-            place = torch.cumsum(batch.is_plain, 0) - 1
-            width = batch.input_ids.shape[1] - 1
-            at = place[rows[chosen]] * width + positions[chosen] % width
-            base = self._model.output_head(hidden[:, :-1].flatten(0, 1)[_padded(at)]).float()
-            base = base[: len(chosen)]
-            base[:, self._model.output_head.token_ids] = float("-inf")  # type: ignore[index]
-            probabilities = base.softmax(-1)
-        towards_base = -(probabilities * logits[chosen].log_softmax(-1)).sum(-1)
-        return per_token.index_copy(0, chosen, towards_base)
+        if len(plain) == 0:
+            plain = plain.new_zeros(1)  # this process only keeps the others company
+        with without_adapter(self.language_model):
+            hidden = self._hidden_states(batch.select(plain))
+        place = torch.cumsum(batch.is_plain, 0) - 1  # dialogue of the batch → among the plain ones
+        at = place[positions // width] * width + positions % width
+        return hidden[:, :-1].flatten(0, 1)[at]
+
+    def _towards_ids(self, states: Tensor, targets: Tensor, *, most: int) -> Tensor:
+        """Return the cross-entropy of ``M`` ids, in nats, ``[M]``."""
+
+        def chunk(states: Tensor, targets: Tensor) -> Tensor:
+            logits = self._model.output_head(states).float()  # [ROWS, V]
+            return functional.cross_entropy(logits, targets, reduction="none")
+
+        return _in_chunks(chunk, states, targets, most=most)[0]
+
+    def _towards_base(
+        self, states: Tensor, base_states: Tensor, targets: Tensor, *, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy towards the base's distribution, and that of the ids."""
+        unsaid = self._model.output_head.token_ids  # no task token is anything the base could say
+
+        def chunk(states: Tensor, base_states: Tensor, targets: Tensor) -> Tensor:
+            log_probs = self._model.output_head(states).float().log_softmax(-1)  # [ROWS, V]
+            with torch.no_grad():
+                base = self._model.output_head(base_states).float()
+                base[:, unsaid] = float("-inf")  # type: ignore[index]
+                base = base.softmax(-1)
+            of_ids = log_probs.detach().gather(1, targets[:, None])[:, 0]
+            return torch.stack([-(base * log_probs).sum(-1), -of_ids])  # [2, ROWS]
+
+        of_base, of_ids = _in_chunks(chunk, states, base_states, targets, most=most)
+        return of_base, of_ids.detach()
 
     def _balance(self, router_probs: list[Tensor], mask: Tensor, like: Tensor) -> Tensor:
         if not router_probs or self.aux_coefficient == 0:
@@ -136,10 +178,27 @@ class LanguageObjective(nn.Module):
         return torch.stack(terms).mean()
 
 
-def _padded(positions: Tensor) -> Tensor:
-    """Repeat the first position up to a multiple of ``TARGET_STEP``."""
-    missing = -len(positions) % TARGET_STEP
-    return torch.cat([positions, positions[:1].expand(missing)])
+def _in_chunks(chunk: Callable[..., Tensor], *rows: Tensor, most: int) -> Tensor:
+    """Apply ``chunk`` to ``ROWS`` rows at a time; return its values ``[…, M]`` side by side.
+
+    The last chunk is filled up with zeros, and so are chunks beyond the ``M`` rows, of which there
+    are as many as ``most`` rows would need. What is made within a chunk is not kept for the
+    backward pass but made again.
+    """
+    count = len(rows[0])
+    values = []
+    for start in range(0, most, ROWS):
+        part = [_filled(tensor[start : start + ROWS]) for tensor in rows]
+        value = checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False)
+        values.append(torch.atleast_2d(value)[:, : max(0, count - start)])
+    if not values:
+        return rows[0].new_zeros(1, 0, dtype=torch.float32)
+    return torch.cat(values, 1)
+
+
+def _filled(rows: Tensor) -> Tensor:
+    missing = ROWS - len(rows)
+    return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
 
 
 @torch.no_grad()

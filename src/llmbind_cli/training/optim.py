@@ -1,11 +1,75 @@
-"""Learning-rate schedule and parameter groups."""
+"""What both engines do to the weights: AdamW, its parameter groups and its learning rates."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import torch
 from torch import nn
 
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.token_rows import attached_rows
+from llmbind_cli.recipes.schema import TrainSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How an engine turns gradients into new weights.
+
+    Attributes:
+        groups: Parameter groups, each name → parameter and its peak rate.
+        betas: Decay rates of AdamW.
+        weight_decay: Weight decay of AdamW.
+        clip: Largest gradient norm.
+        accumulation: Forward passes of one process in one optimizer step.
+        warmup_steps: Steps of linear warm-up.
+        total_steps: Steps after which a linear schedule reaches 0; ``None`` for a constant rate.
+    """
+
+    groups: list[tuple[dict[str, nn.Parameter], float]]
+    betas: tuple[float, float]
+    weight_decay: float
+    clip: float
+    accumulation: int
+    warmup_steps: int
+    total_steps: int | None
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters of all groups."""
+        return {name: p for params, _ in self.groups for name, p in params.items()}
+
+    def optimizer(self) -> torch.optim.AdamW:
+        """Return a fresh AdamW over the groups, at the rates of the first step."""
+        optimizer = torch.optim.AdamW(
+            [{"params": list(params.values()), "lr": lr} for params, lr in self.groups],
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+        )
+        self.set_rates(optimizer, step=0)
+        return optimizer
+
+    def set_rates(self, optimizer: torch.optim.Optimizer, *, step: int) -> None:
+        """Give each group of ``optimizer`` its rate after ``step`` optimizer steps."""
+        factor = learning_rate_factor(
+            step, warmup_steps=self.warmup_steps, total_steps=self.total_steps
+        )
+        for group, (_, peak) in zip(optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = peak * factor
+
+
+def total_steps(train: TrainSection, num_samples: int, *, processes: int = 1) -> int:
+    """Return the optimizer steps of a whole run.
+
+    Args:
+        train: For ``steps`` or ``epochs``, batch size and accumulation.
+        num_samples: Samples in an epoch.
+        processes: Processes that share the batches.
+    """
+    if train.steps is not None:
+        return train.steps
+    batches = math.ceil(num_samples / train.batch_size) * float(train.epochs or 0)
+    return max(1, math.ceil(batches / (train.accumulation * processes)))
 
 
 def learning_rate_factor(step: int, *, warmup_steps: int, total_steps: int | None) -> float:

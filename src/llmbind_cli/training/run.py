@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,44 @@ import torch
 from llmbind_cli import __version__
 from llmbind_cli.console import console
 from llmbind_cli.data.batches import endless_batches
-from llmbind_cli.errors import OutputError
+from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.model.architecture import check_architecture
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.build import build_model
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig
+from llmbind_cli.nn.device import choose_device
 from llmbind_cli.recipes.load import load_recipe
 from llmbind_cli.recipes.schema import LoraMoeSection, Recipe
-from llmbind_cli.training.checkpoints import Progress, load_checkpoint, save_checkpoint
-from llmbind_cli.training.engine import TorchEngine
+from llmbind_cli.training.checkpoints import (
+    BUNDLE_NAME,
+    Progress,
+    best_loss,
+    load_state,
+    load_weights,
+    save_best,
+    save_checkpoint,
+)
+from llmbind_cli.training.compilation import compile_blocks
+from llmbind_cli.training.deepspeed_engine import DeepSpeedEngine, require_deepspeed
+from llmbind_cli.training.distributed import Processes
+from llmbind_cli.training.dry_run import dry_run as show_dry_run
+from llmbind_cli.training.engine import Engine, TorchEngine
+from llmbind_cli.training.holdout import Holdout, split_holdout
 from llmbind_cli.training.interrupt import GracefulInterrupt
 from llmbind_cli.training.loop import train_loop
+from llmbind_cli.training.meter import Meter
 from llmbind_cli.training.model_card import training_card
 from llmbind_cli.training.objective import LanguageObjective
-from llmbind_cli.training.optim import parameter_groups
+from llmbind_cli.training.optim import Optimization, parameter_groups, total_steps
+from llmbind_cli.training.output_folder import claimed
+from llmbind_cli.training.parameters import count_parameters, router_names
+from llmbind_cli.training.plot import PLOT_NAME, plot_run
+from llmbind_cli.training.run_log import LOG_NAME, RunLog
 from llmbind_cli.training.samples import TrainingData, load_samples
+from llmbind_cli.training.tensorboard import EventWriter, require_tensorboard
 from llmbind_cli.weights.atomic import write_atomically
 
-BUNDLE_NAME = "bundle"
 MANIFEST_NAME = "run.json"
 
 
@@ -45,17 +65,17 @@ def train(
     device: str = "auto",
     offline: bool = False,
 ) -> int:
-    """Train a binding model as a recipe says.
+    """Train a binding model as a recipe says, in this process or in all that a launcher started.
 
-    Writes ``log.jsonl``, checkpoints under ``last/``, ``run.json`` and the finished ``bundle/``
-    into the output folder.
+    Writes ``log.jsonl``, checkpoints under ``last/`` and ``best/``, ``run.json`` and the finished
+    ``bundle/`` into the output folder.
 
     Args:
         recipe_path: The TOML recipe.
         overrides: ``key=value`` settings over it.
         output: Folder in place of ``output.dir``.
         resume: Go on from the folder's last checkpoint.
-        dry_run: Check recipe and data, print counts and stop before any training.
+        dry_run: Check recipe and data, write a report to stdout and train nothing.
         device: ``auto``, ``cpu`` or ``cuda``.
         offline: Never use the network.
 
@@ -66,91 +86,259 @@ def train(
         ConfigurationError: The recipe is wrong, or was changed before resuming.
         InputDataError: The data are malformed.
         OutputError: The output folder cannot be used.
+        UnavailableError: The recipe needs DeepSpeed, and it is not installed.
     """
     recipe = load_recipe(recipe_path, overrides=overrides)
-    directory = output or recipe.output.dir
-    if not dry_run:
-        _prepare(directory, resume=resume)
-    model = _build(recipe, device=device, offline=offline)
-    data = load_samples(recipe.data, model.tokenizer, model.token_table, recipe.train)
-    total_steps = _total_steps(recipe, len(data.mixture(recipe.train.seed)))
-    _report(model, data, total_steps)
     if dry_run:
+        show_dry_run(
+            recipe,
+            adapter=_adapter_config(recipe.lora_moe),
+            device=device,
+            offline=offline,
+        )
+        return 0
+    if recipe.train.tensorboard:
+        require_tensorboard()
+    processes = Processes.from_environment()
+    _check_engine(recipe, processes)
+    if not processes.is_first:
+        console.quiet = True
+    directory = output or recipe.output.dir
+    with (
+        processes.joined(choose_device(device).type),
+        claimed(directory, processes, resume=resume) as goes_on,
+    ):
+        model = _build(recipe, device=device, offline=offline)
+        check_architecture(recipe.model.architecture, model.language_model.config)
+        # Each process drops other inputs; the weights were drawn alike.
+        torch.manual_seed(recipe.train.seed + processes.rank)
+        data = load_samples(recipe.data, model.tokenizer, model.token_table, recipe.train)
+        run = TrainingRun(recipe, model=model, data=data, directory=directory, processes=processes)
+        return run.go(resume=goes_on)
+
+
+class TrainingRun:
+    """One run over a model and its data.
+
+    Args:
+        recipe: The recipe.
+        model: The model as it was built.
+        data: All samples.
+        directory: The output folder, which this run holds.
+        processes: All processes of the run, joined.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        model: BoundModel,
+        data: TrainingData,
+        directory: Path,
+        processes: Processes,
+    ) -> None:
+        train = recipe.train
+        self._recipe = recipe
+        self._model = model
+        self._data, self._held_out = split_holdout(data, share=train.holdout, seed=train.seed)
+        self._directory = directory
+        self._processes = processes
+        self._settings = _provenance(recipe)
+        self._mixture = self._data.mixture(train.seed)
+        self._total_steps = total_steps(train, len(self._mixture), processes=processes.size)
+        self._batches_a_step = train.accumulation * processes.size
+
+    def go(self, *, resume: bool) -> int:
+        """Train, save the bundle and its manifest, and return the exit code."""
+        train, model, processes = self._recipe.train, self._model, self._processes
+        self._report()
+        first_step = 0
+        if resume:
+            first_step = load_weights(
+                self._directory,
+                model,
+                recipe=self._settings,
+                data_sha256=self._data.sha256,
+                processes=processes.size,
+            ).step
+        engine = self._engine()
+        if resume:
+            load_state(self._directory, engine, processes, step=first_step)
+            console.log(f"resumed after step {first_step} of {self._total_steps}")
+        path = self._directory / LOG_NAME if processes.is_first else None
+        log = RunLog(path, step=first_step)
+        batches = endless_batches(
+            self._data.samples,
+            self._mixture,
+            train.batch_size,
+            seed=train.seed,
+            skip=first_step * self._batches_a_step,
+            rank=processes.rank,
+            world_size=processes.size,
+        )
+        meter = Meter(
+            routers=router_names(model.language_model),
+            first_step=first_step,
+            total_steps=self._total_steps,
+        )
+        with GracefulInterrupt() as interrupt, self._events(first_step) as events:
+            step, stopped_by = train_loop(
+                engine,
+                batches,
+                first_step=first_step,
+                total_steps=self._total_steps,
+                train=train,
+                processes=processes,
+                meter=meter,
+                log=log,
+                events=events,
+                checkpoint=lambda step: self._checkpoint(engine, step),
+                evaluate=self._evaluation(engine, log, events),
+                interrupt=interrupt,
+            )
+        if path is not None:
+            plot_run(path, self._directory / PLOT_NAME)
+        if stopped_by is not None:
+            console.log(f"stopped after step {step}; go on with --resume")
+            return 128 + stopped_by
+        with engine.whole_weights():
+            processes.first(lambda: self._finish(step))
         return 0
 
-    optim, schedule = recipe.optim, recipe.train
-    engine = TorchEngine(
-        groups=parameter_groups(model, lr=optim.lr, rows_lr=optim.rows_lr or optim.lr),
-        betas=optim.betas,
-        weight_decay=optim.weight_decay,
-        clip=optim.clip,
-        accumulation=schedule.accumulation,
-        warmup_steps=optim.warmup_steps,
-        total_steps=total_steps if optim.schedule == "linear" else None,
-        device=model.device,
-        dtype=model.dtype,
-    )
-    objective = LanguageObjective(
-        model, aux_coefficient=optim.aux_coefficient, talk_target=schedule.talk_target
-    )
-    settings = _provenance(recipe)
-    first_step = 0
-    if resume:
-        done = load_checkpoint(directory, model, engine, recipe=settings, data_sha256=data.sha256)
-        first_step = done.step
-        console.log(f"resumed after step {first_step} of {total_steps}")
+    def _engine(self) -> Engine:
+        optim, train, model = self._recipe.optim, self._recipe.train, self._model
+        objective = LanguageObjective(
+            model, aux_coefficient=optim.aux_coefficient, talk_target=train.talk_target
+        )
+        optimization = Optimization(
+            groups=parameter_groups(model, lr=optim.lr, rows_lr=optim.rows_lr or optim.lr),
+            betas=optim.betas,
+            weight_decay=optim.weight_decay,
+            clip=optim.clip,
+            accumulation=train.accumulation,
+            warmup_steps=optim.warmup_steps,
+            total_steps=self._total_steps if optim.schedule == "linear" else None,
+        )
+        if self._recipe.engine.kind == "torch":
+            return TorchEngine(objective, optimization, device=model.device, dtype=model.dtype)
+        return DeepSpeedEngine(
+            objective,
+            optimization,
+            settings=self._recipe.engine,
+            processes=self._processes,
+            batch_size=train.batch_size,
+            device=model.device,
+            dtype=model.dtype,
+        )
 
-    def describe(step: int) -> str:
-        seen = step * schedule.accumulation * schedule.batch_size
-        model.config = dataclasses.replace(
-            model.config,
+    def _events(self, first_step: int) -> AbstractContextManager[EventWriter | None]:
+        """Return the writer of TensorBoard's events, where this process is to write them."""
+        if not self._recipe.train.tensorboard or not self._processes.is_first:
+            return nullcontext()
+        return EventWriter(self._directory, first_step=first_step)
+
+    def _evaluation(
+        self, engine: Engine, log: RunLog, events: EventWriter | None
+    ) -> Callable[[int], None] | None:
+        """Return what measures the loss on the held-out dialogues and keeps the best bundle."""
+        if not self._held_out:
+            return None
+        holdout = Holdout(
+            self._held_out, batch_size=self._recipe.train.batch_size, processes=self._processes
+        )
+
+        def evaluate(step: int) -> None:
+            loss = holdout.loss(engine)
+            log.write({"step": step, "loss_holdout": loss})
+            if events is not None:
+                events.add_holdout(step, loss)
+            console.log(f"step {step}: loss {loss:.4f} on {len(self._held_out)} held-out dialogues")
+            # All processes do as the first one says: only its host may see the folder at once.
+            is_best = loss < best_loss(self._directory)
+            if self._processes.gather(is_best)[0]:
+                save_best(
+                    self._directory,
+                    self._model,
+                    engine,
+                    self._processes,
+                    step=step,
+                    loss=loss,
+                    card=lambda: self._describe(step),
+                    dtype=getattr(torch, self._recipe.output.dtype),
+                )
+
+        return evaluate
+
+    def _checkpoint(self, engine: Engine, step: int) -> None:
+        progress = Progress(
+            step=step,
+            batches=step * self._batches_a_step,
+            processes=self._processes.size,
+            recipe=self._settings,
+            data_sha256=self._data.sha256,
+        )
+        save_checkpoint(
+            self._directory,
+            self._model,
+            engine,
+            self._processes,
+            progress,
+            card=lambda: self._describe(step),
+        )
+
+    def _finish(self, step: int) -> None:
+        card = self._describe(step)
+        dtype = getattr(torch, self._recipe.output.dtype)
+        bundle = self._directory / BUNDLE_NAME
+        save_bundle(self._model, bundle, card=card, dtype=dtype)
+        _write_manifest(self._directory / MANIFEST_NAME, self._model)
+        console.result(str(bundle))
+
+    def _describe(self, step: int) -> str:
+        """Put the provenance into the model's configuration and return the model card."""
+        self._model.config = dataclasses.replace(
+            self._model.config,
             training={
                 "llmbind": __version__,
                 "steps": step,
-                "dialogues_seen": seen,
-                "sources": data.sources,
-                "data_sha256": data.sha256,
-                "recipe": settings,
+                "processes": self._processes.size,
+                "dialogues_seen": step * self._batches_a_step * self._recipe.train.batch_size,
+                "dialogues_held_out": len(self._held_out),
+                "sources": self._data.sources,
+                "data_sha256": self._data.sha256,
+                "recipe": self._settings,
             },
         )
-        return training_card(model)
+        return training_card(self._model)
 
-    def checkpoint(step: int) -> None:
-        progress = Progress(
-            step=step,
-            batches=step * schedule.accumulation,
-            recipe=settings,
-            data_sha256=data.sha256,
+    def _report(self) -> None:
+        counts = count_parameters(self._model.language_model)
+        lengths = [len(sample.ids) for sample in self._data.samples]
+        calls = ", ".join(f"{task} {count}" for task, count in self._data.task_counts().items())
+        parts = ", ".join(
+            f"{name} {part.trainable:,}" for name, part in counts.parts.items() if part.trainable
         )
-        save_checkpoint(directory, model, engine, progress, card=describe(step))
+        console.log(
+            f"parameters: {counts.trainable:,} of {counts.total:,} train "
+            f"({counts.trainable / counts.total:.3%}): {parts}"
+        )
+        console.log(
+            f"data: {len(lengths):,} dialogues, {sum(lengths):,} tokens, "
+            f"the longest {max(lengths)}; calls: {calls}"
+        )
+        if self._held_out:
+            console.log(f"held out: {len(self._held_out):,} dialogues")
+        console.log(f"optimizer steps: {self._total_steps:,}")
 
-    batches = endless_batches(
-        data.samples,
-        data.mixture(schedule.seed),
-        schedule.batch_size,
-        seed=schedule.seed,
-        skip=first_step * schedule.accumulation,
-    )
-    with GracefulInterrupt() as interrupt:
-        step = train_loop(
-            objective,
-            engine,
-            batches,
-            first_step=first_step,
-            total_steps=total_steps,
-            train=schedule,
-            directory=directory,
-            checkpoint=checkpoint,
-            stop_requested=interrupt.requested,
+
+def _check_engine(recipe: Recipe, processes: Processes) -> None:
+    if recipe.engine.kind == "deepspeed":
+        require_deepspeed()
+    elif processes.size > 1:
+        raise ConfigurationError(
+            f'engine.kind = "torch" trains in one process, but a launcher started '
+            f'{processes.size}; set engine.kind = "deepspeed"'
         )
-    if interrupt.received is not None:
-        console.log(f"stopped after step {step}; go on with --resume")
-        return interrupt.exit_code()
-    dtype = getattr(torch, recipe.output.dtype)
-    save_bundle(model, directory / BUNDLE_NAME, card=describe(step), dtype=dtype)
-    _write_manifest(directory / MANIFEST_NAME, model)
-    console.result(str(directory / BUNDLE_NAME))
-    return 0
 
 
 def _provenance(recipe: Recipe) -> dict[str, Any]:
@@ -167,20 +355,6 @@ def _provenance(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def _prepare(directory: Path, *, resume: bool) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{directory}: cannot write here: {error.strerror}") from error
-    if not resume and any(path.name != ".writable" for path in directory.iterdir()):
-        raise OutputError(
-            f"{directory} is not empty; go on with its run by --resume, or name another --output"
-        )
-
-
 def _build(recipe: Recipe, *, device: str, offline: bool) -> BoundModel:
     model = build_model(
         name=recipe.output.name,
@@ -194,9 +368,15 @@ def _build(recipe: Recipe, *, device: str, offline: bool) -> BoundModel:
         seed=recipe.train.seed,
         offline=offline,
     )
+    if recipe.train.gradient_checkpointing:
+        model.language_model.gradient_checkpointing_enable(  # type: ignore[operator]
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
     if model.device.type == "cpu":
         # The fused attention's backward pass takes twice as long there at dialogue lengths.
         model.language_model.set_attn_implementation("eager")  # type: ignore[operator]
+    if recipe.train.compile:
+        compile_blocks(model)
     return model
 
 
@@ -213,28 +393,6 @@ def _adapter_config(section: LoraMoeSection) -> LoraMoeConfig:
         layers_to_transform=layers if isinstance(layers, list) else None,
         every=1 if layers == "all" else 2,
     )
-
-
-def _total_steps(recipe: Recipe, num_samples: int) -> int:
-    train = recipe.train
-    if train.steps is not None:
-        return train.steps
-    batches = math.ceil(num_samples / train.batch_size) * float(train.epochs or 0)
-    return max(1, math.ceil(batches / train.accumulation))
-
-
-def _report(model: BoundModel, data: TrainingData, total_steps: int) -> None:
-    parameters = list(model.language_model.parameters())
-    total = sum(p.numel() for p in parameters)
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    lengths = [len(sample.ids) for sample in data.samples]
-    calls = ", ".join(f"{task} {count}" for task, count in data.task_counts().items())
-    console.log(f"parameters: {trained:,} of {total:,} train ({trained / total:.3%})")
-    console.log(
-        f"data: {len(lengths):,} dialogues, {sum(lengths):,} tokens, the longest {max(lengths)}; "
-        f"calls: {calls}"
-    )
-    console.log(f"optimizer steps: {total_steps:,}")
 
 
 def _write_manifest(path: Path, model: BoundModel) -> None:

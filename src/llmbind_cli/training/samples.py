@@ -5,22 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from llmbind_cli.data.captions import CaptionSets, read_captions
-from llmbind_cli.data.conversations import read_conversations
-from llmbind_cli.data.dialogues import build_dialogues
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
 from llmbind_cli.data.mixture import Mixture
-from llmbind_cli.data.sample import Dialogue
-from llmbind_cli.data.talk import read_talk
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.recipes.schema import BuiltDialogues, ConversationFiles, TrainSection
 from llmbind_cli.tokens import TokenTable
-from llmbind_cli.weights.hashes import sha256_file
+from llmbind_cli.training.sources import read_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +23,8 @@ class TrainingData:
 
     Attributes:
         samples: The encoded dialogues, source after source.
-        sources: For the manifest: name, kind, count, and path → sha256 of each source.
+        sources: For the manifest: name, kind, count, file → sha256, and what each file held or
+            the builder made.
         sizes: Number of samples of each source.
         weights: Relative share of each source in an epoch; ``None`` takes every sample once.
         sha256: Hash over all encoded samples.
@@ -68,7 +63,8 @@ def load_samples(
     digest = hashlib.sha256()
     for source in sources:
         before = len(samples)
-        for dialogue in _dialogues(source):
+        reader = read_source(source)
+        for dialogue in reader:
             sample = encode_dialogue(
                 dialogue, tokenizer, table, decision_weight=train.decision_weight
             )
@@ -81,7 +77,7 @@ def load_samples(
             samples.append(sample)
         if len(samples) == before:
             raise InputDataError(f"{source.name}: this data source holds no dialogue")
-        described.append(_describe(source, len(samples) - before))
+        described.append(reader.describe())
     weights = [source.weight for source in sources if source.weight is not None]
     return TrainingData(
         samples=samples,
@@ -90,29 +86,3 @@ def load_samples(
         weights=weights or None,
         sha256=digest.hexdigest(),
     )
-
-
-def _dialogues(source: ConversationFiles | BuiltDialogues) -> Iterator[Dialogue]:
-    if isinstance(source, ConversationFiles):
-        for path in source.paths:
-            yield from read_conversations(path)
-        return
-    captions = CaptionSets(
-        **{
-            modality: tuple(caption for path in paths for caption in read_captions(path))
-            for modality, paths in source.captions.items()
-        }
-    )
-    talk = [pair for path in source.talk for pair in read_talk(path)]
-    yield from build_dialogues(count=source.count, seed=source.seed, captions=captions, talk=talk)
-
-
-def _describe(source: ConversationFiles | BuiltDialogues, count: int) -> dict[str, Any]:
-    paths: list[Path]
-    if isinstance(source, ConversationFiles):
-        paths = list(source.paths)
-    else:
-        paths = [p for group in source.captions.values() for p in group] + list(source.talk)
-    # Names, not folders: where the files lay on one machine means nothing on another.
-    files = {path.name: sha256_file(path) for path in paths}
-    return {"name": source.name, "kind": source.kind, "dialogues": count, "files": files}

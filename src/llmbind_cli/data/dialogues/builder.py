@@ -6,8 +6,8 @@ grammar, so that anyone can rebuild them offline, and each one is a function of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from random import Random
 
@@ -18,6 +18,7 @@ from llmbind_cli.data.dialogues.session import Session
 from llmbind_cli.data.dialogues.wishes import WishSource
 from llmbind_cli.data.sample import Dialogue
 from llmbind_cli.data.talk import Talk
+from llmbind_cli.errors import InputDataError
 
 # Image, video and audio calls come out equally often: sessions bring more pictures, because only
 # pictures can be edited, and the single requests make up for it.
@@ -35,16 +36,25 @@ _KINDS = {
 _NAMES = tuple(_KINDS)
 _BOUNDS = tuple(accumulate(_KINDS.values()))
 
+_PLAIN = frozenset({"talk", "tag_talk"})
+"""Kinds whose material may be small: one of them that was there before is talked on."""
+
 _SEED_STRIDE = 1_000_000_007
+
+_MOST_TURNS = 8
+"""User and assistant turns, after which a dialogue is not made longer."""
+
+_ATTEMPTS = 100
+"""How often a dialogue is drawn again before the material counts as exhausted."""
 
 
 def build_dialogues(
     *, count: int, seed: int, captions: CaptionSets, talk: Sequence[Talk]
-) -> Iterator[Dialogue]:
-    """Build multi-turn dialogues of generation, editing and plain talk, one after another.
+) -> DialogueBuilder:
+    """Build multi-turn dialogues of generation, editing and plain talk, no two of them alike.
 
-    Dialogue ``i`` depends on ``seed``, ``i`` and the given texts alone, so a shorter run is the
-    beginning of a longer one.
+    Dialogue ``i`` depends on ``seed``, the given texts and the dialogues before it alone, so a
+    shorter run is the beginning of a longer one.
 
     Args:
         count: Number of dialogues, ≥ 0.
@@ -52,30 +62,104 @@ def build_dialogues(
         captions: Captions to ask for; where all are empty, the scene grammar serves alone.
         talk: Plain messages with their replies. Task tokens in a reply are taken out.
 
-    Yields:
-        The dialogues, ids ``built-SEED-NUMBER``.
+    Returns:
+        An iterator over the dialogues, ids ``built-SEED-NUMBER``, that also counts their kinds.
 
     Raises:
         ValueError: ``count`` or ``seed`` is negative.
     """
-    if count < 0 or seed < 0:
-        raise ValueError(f"count and seed must be ≥ 0, got {count} and {seed}")
-    wishes = WishSource(captions)
-    plain = [
-        replace(pair, reply=without_task_tokens(pair.reply))
-        for pair in talk
-        if without_task_tokens(pair.reply).strip()
-    ]
-    for index in range(count):
-        rng = Random(seed * _SEED_STRIDE + index)
-        session = Session(rng=rng, wishes=wishes, talk=plain)
-        _fill(session, rng, index)
-        yield Dialogue(id=f"built-{seed}-{index:06d}", turns=session.turns, image=session.image)
+    return DialogueBuilder(count=count, seed=seed, captions=captions, talk=talk)
 
 
-def _fill(session: Session, rng: Random, index: int) -> None:
+class DialogueBuilder(Iterator[Dialogue]):
+    """Builds one dialogue after another; :func:`build_dialogues` tells how.
+
+    A dialogue whose turns were all there before is built in another way. Plain talk, of which
+    there may be little, goes on with one more exchange; everything else is drawn again. The kind
+    stays as it was drawn, so repetitions never shift the proportions of the kinds.
+
+    Attributes:
+        kinds: Kind → dialogues built so far.
+        repeats: Kind → dialogues whose first draw had been there before.
+    """
+
+    def __init__(
+        self, *, count: int, seed: int, captions: CaptionSets, talk: Sequence[Talk]
+    ) -> None:
+        if count < 0 or seed < 0:
+            raise ValueError(f"count and seed must be ≥ 0, got {count} and {seed}")
+        self.kinds: Counter[str] = Counter()
+        self.repeats: Counter[str] = Counter()
+        self._count = count
+        self._seed = seed
+        self._next = 0
+        self._seen: set[int] = set()
+        self._wishes = WishSource(captions)
+        spoken = (
+            Talk(pair.prompt.strip(), without_task_tokens(pair.reply).strip(), pair.complete)
+            for pair in talk
+        )
+        self._talk = [pair for pair in spoken if pair.prompt and pair.reply]
+
+    def __len__(self) -> int:
+        """Number of dialogues that are still to come."""
+        return self._count - self._next
+
+    def __next__(self) -> Dialogue:
+        """Build the next dialogue.
+
+        Raises:
+            InputDataError: The material gives no further dialogue that was not there before.
+        """
+        if self._next >= self._count:
+            raise StopIteration
+        index = self._next
+        rng = Random(self._seed * _SEED_STRIDE + index)
+        kind = _kind(rng)
+        for attempt in range(_ATTEMPTS):
+            session = Session(rng=rng, wishes=self._wishes, talk=self._talk)
+            _fill(session, rng, index, kind)
+            new = self._claim_turns(session, index)
+            self.repeats[kind] += attempt == 0 and new is None
+            while new is None and kind in _PLAIN and len(session.turns) < _MOST_TURNS:
+                session.talk()
+                new = self._claim_turns(session, index)
+            if new is not None:
+                self._next += 1
+                self.kinds[kind] += 1
+                return new
+            # A generator seeded with text draws the same numbers in every process and release.
+            rng = Random(f"{self._seed}/{index}/{attempt}")
+        raise InputDataError(
+            f"dialogue {index}: {_ATTEMPTS} draws gave nothing new of kind {kind!r}: the material "
+            f"is too small for {self._count:,} dialogues; lower count, or give more captions and "
+            f"talk"
+        )
+
+    def claim(self, dialogue: Dialogue) -> bool:
+        """Take a dialogue that came from elsewhere as given out, unless one like it was.
+
+        Returns:
+            Whether it is new.
+        """
+        fingerprint = dialogue.fingerprint()
+        new = fingerprint not in self._seen
+        self._seen.add(fingerprint)
+        return new
+
+    def _claim_turns(self, session: Session, index: int) -> Dialogue | None:
+        """Return a session's dialogue; nothing when it was there before."""
+        name = f"built-{self._seed}-{index:06d}"
+        dialogue = Dialogue(id=name, turns=session.turns, image=session.image)
+        return dialogue if self.claim(dialogue) else None
+
+
+def _kind(rng: Random) -> str:
     draw = rng.random() * _BOUNDS[-1]
-    kind = next(name for name, bound in zip(_NAMES, _BOUNDS, strict=True) if draw <= bound)
+    return next(name for name, bound in zip(_NAMES, _BOUNDS, strict=True) if draw <= bound)
+
+
+def _fill(session: Session, rng: Random, index: int, kind: str) -> None:
     if kind in {"image", "video", "audio"}:
         session.request(kind)  # type: ignore[arg-type]
     elif kind == "photo_edit":
@@ -100,6 +184,6 @@ def _fill(session: Session, rng: Random, index: int) -> None:
         else:
             session.request(rng.choice(("image", "image", "image", "video", "audio")))
     more = {"session": 0.999, "two_wishes": 0.2, "photo_edit": 0.25}.get(kind, 0.0)
-    while len(session.turns) < 12 and rng.random() < more:
+    while len(session.turns) < _MOST_TURNS and rng.random() < more:
         session.follow()
         more = min(more, 0.45)

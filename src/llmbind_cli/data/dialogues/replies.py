@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from random import Random
 
 from llmbind_cli.data.dialogues.grammar import finish, phrases
-from llmbind_cli.tokens import TASK_TOKENS
-
-_TAGS = {token.task: (token.open, token.close) for token in TASK_TOKENS if token.close is not None}
-_SPELLING = re.compile("|".join(re.escape(s) for token in TASK_TOKENS for s in token.spellings))
+from llmbind_cli.data.spellings import ANY_SPELLING, TAGS
 
 
 def call(task: str, prompt: str) -> str:
     """Return a prompt between the tokens of its task."""
-    opening, closing = _TAGS[task]
+    opening, closing = TAGS[task]
     return f"{opening} {prompt} {closing}"
 
 
@@ -42,7 +38,10 @@ def reply(rng: Random, calls: Sequence[tuple[str, str]]) -> str:
 
 
 def without_task_tokens(text: str) -> str:
-    """Take every task-token spelling out of a text that is to be plain."""
-    if not _SPELLING.search(text):
-        return text
-    return finish(_SPELLING.sub("", text))
+    """Take every task-token spelling out of a text that is to be plain.
+
+    Again until none is left: what stands around a spelling may form another one.
+    """
+    while ANY_SPELLING.search(text):
+        text = finish(ANY_SPELLING.sub("", text))
+    return text

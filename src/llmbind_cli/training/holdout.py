@@ -1,0 +1,99 @@
+"""Dialogues kept out of training, and the loss on them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from llmbind_cli.data.batches import collate
+from llmbind_cli.data.encode import EncodedSample
+from llmbind_cli.errors import InputDataError
+from llmbind_cli.training.distributed import Processes
+from llmbind_cli.training.engine import Engine
+from llmbind_cli.training.samples import TrainingData
+
+
+def split_holdout(
+    data: TrainingData, *, share: float, seed: int
+) -> tuple[TrainingData, list[EncodedSample]]:
+    """Set a share of each source apart.
+
+    Dialogues of the same ids stay on one side, whichever source they come from: no dialogue that
+    is held out is ever trained on.
+
+    Args:
+        data: All samples.
+        share: Share of each source, in [0, 0.5]; 0 sets nothing apart.
+        seed: Seed of the choice.
+
+    Returns:
+        The data to train on, and the dialogues held out.
+
+    Raises:
+        InputDataError: A source has nothing left to train on.
+    """
+    if share == 0:
+        return data, []
+    generator = torch.Generator().manual_seed(seed)
+    held: set[tuple[int, ...]] = set()
+    start = 0
+    for size in data.sizes:
+        contents = list(dict.fromkeys(tuple(s.ids) for s in data.samples[start : start + size]))
+        order = torch.randperm(len(contents), generator=generator).tolist()
+        held.update(contents[i] for i in order[: max(1, round(share * len(contents)))])
+        start += size
+    trained: list[EncodedSample] = []
+    sizes = []
+    start = 0
+    for size, source in zip(data.sizes, data.sources, strict=True):
+        kept = [s for s in data.samples[start : start + size] if tuple(s.ids) not in held]
+        if not kept:
+            raise InputDataError(
+                f"{source['name']}: train.holdout leaves nothing of this source to train on"
+            )
+        trained += kept
+        sizes.append(len(kept))
+        start += size
+    apart = [sample for sample in data.samples if tuple(sample.ids) in held]
+    return dataclasses.replace(data, samples=trained, sizes=sizes), apart
+
+
+class Holdout:
+    """The dialogues held out, in batches that the processes share.
+
+    Args:
+        samples: At least one.
+        batch_size: Dialogues in one forward pass.
+        processes: The processes of the run.
+    """
+
+    def __init__(
+        self, samples: list[EncodedSample], *, batch_size: int, processes: Processes
+    ) -> None:
+        by_length = sorted(samples, key=lambda sample: len(sample.ids))
+        self._batches = [
+            by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)
+        ]
+        self._processes = processes
+
+    def loss(self, engine: Engine) -> float:
+        """Return the mean text loss over all ids, by their weights, in nats.
+
+        Every process makes the same number of forward passes, which sharded weights need.
+        """
+        rank, size = self._processes.rank, self._processes.size
+        total = weight = 0.0
+        engine.train(False)
+        with torch.no_grad():
+            for start in range(0, len(self._batches), size):
+                number = start + rank
+                batch = collate(self._batches[number % len(self._batches)])
+                text = float(engine.losses(batch).text)
+                if number < len(self._batches):
+                    counted = float(batch.loss_weights[:, 1:].sum())
+                    total += text * counted
+                    weight += counted
+        engine.train(True)
+        total, weight = self._processes.sums([total, weight])
+        return total / weight

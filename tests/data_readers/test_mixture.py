@@ -19,7 +19,7 @@ def test_without_weights_an_epoch_is_every_sample_once():
 
 
 def test_the_papers_proportions():
-    # semantic : referring : reasoning = 9 : 3 : 1, and each of the three parts a third (section 4.1)
+    # semantic : referring : reasoning = 9 : 3 : 1, and of the three parts each a third (4.1)
     mixture = Mixture(sizes=[900, 40, 7, 1300, 1300], weights=[9, 3, 1, 13, 13], seed=1)
     assert mixture.counts == (900, 300, 100, 1300, 1300)
 

@@ -187,7 +187,9 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(recipe, tmp_path, la
         stage=2, DIES_AT="1:3", DIES_BY=str(int(signal.SIGTERM)),
     )  # fmt: skip
     assert done.returncode != 0
-    assert done.stderr.count("exitcode  : 143") == 2, done.stderr
+    # The launcher's own SIGTERM may meet the second process on its way out.
+    assert "exitcode  : 143" in done.stderr, done.stderr
+    assert "stopped after step 4; go on with --resume" in done.stderr
     # The signal came after the processes had agreed on the third step, so the fourth is the last.
     assert json.loads((tmp_path / "run/last/progress.json").read_text())["step"] == 4
     assert [line["step"] for line in log_of(tmp_path / "run")] == [1, 2, 3, 4]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from llmbind_cli.errors import ConfigurationError, InputDataError, ModelNotFoundError, OutputError
 from llmbind_cli.model.loader import load_model
+from llmbind_cli.training.interrupt import GracefulInterrupt
 from llmbind_cli.training.loop import DivergedError
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.run import train
@@ -126,7 +127,8 @@ def test_a_dialogue_that_is_too_long_is_named(recipe, tmp_path):
         train(recipe, output=tmp_path / "run", overrides=["train.max_tokens=10"])
 
 
-def test_sigterm_ends_with_a_checkpoint_and_143(recipe, tmp_path, environment):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_with_a_checkpoint(recipe, tmp_path, environment, number, code):
     command = [
         sys.executable, "-m", "llmbind_cli", "train", str(recipe), "--output",
         str(tmp_path / "run"), "--set", "train.steps=100000", "--set", "train.log_every=1",
@@ -136,8 +138,24 @@ def test_sigterm_ends_with_a_checkpoint_and_143(recipe, tmp_path, environment):
     deadline = time.monotonic() + 60
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.kill(run.pid, signal.SIGTERM)
+    os.kill(run.pid, number)
     errors = run.communicate(timeout=60)[1]
-    assert run.returncode == 143, errors
+    assert run.returncode == code, errors
     assert "go on with --resume" in errors
     load_model(str(tmp_path / "run" / "last" / "bundle"))
+
+
+def test_a_second_sigint_interrupts_at_once():
+    with GracefulInterrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_time_limit_ends_the_run_with_its_bundle(recipe, tmp_path):
+    settings = ["train.time_limit_s=0.01", "train.holdout=0.2"]
+    assert train(recipe, output=tmp_path / "run", overrides=settings) == 0
+    assert json.loads((tmp_path / "run/last/progress.json").read_text())["step"] == 1
+    assert json.loads((tmp_path / "run/best/score.json").read_text())["step"] == 1
+    load_model(str(tmp_path / "run" / "bundle"))

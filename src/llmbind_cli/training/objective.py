@@ -160,7 +160,7 @@ class LanguageObjective(nn.Module):
             log_probs = self._model.output_head(states).float().log_softmax(-1)  # [ROWS, V]
             with torch.no_grad():
                 base = self._model.output_head(base_states).float()
-                base[:, unsaid] = float("-inf")  # type: ignore[index]
+                base[:, unsaid] = float("-inf")
                 base = base.softmax(-1)
             of_ids = log_probs.detach().gather(1, targets[:, None])[:, 0]
             return torch.stack([-(base * log_probs).sum(-1), -of_ids])  # [2, ROWS]
@@ -190,7 +190,8 @@ def _in_chunks(chunk: Callable[..., Tensor], *rows: Tensor, most: int) -> Tensor
     for start in range(0, most, ROWS):
         part = [_filled(tensor[start : start + ROWS]) for tensor in rows]
         value = checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False)
-        values.append(torch.atleast_2d(value)[:, : max(0, count - start)])
+        value = value.view(-1, ROWS)
+        values.append(value[:, : max(0, count - start)])
     if not values:
         return rows[0].new_zeros(1, 0, dtype=torch.float32)
     return torch.cat(values, 1)

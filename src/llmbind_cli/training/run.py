@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -40,6 +38,7 @@ from llmbind_cli.training.engine import Engine, TorchEngine
 from llmbind_cli.training.holdout import Holdout, split_holdout
 from llmbind_cli.training.interrupt import GracefulInterrupt
 from llmbind_cli.training.loop import train_loop
+from llmbind_cli.training.manifest import MANIFEST_NAME, provenance, write_manifest
 from llmbind_cli.training.meter import Meter
 from llmbind_cli.training.model_card import training_card
 from llmbind_cli.training.objective import LanguageObjective
@@ -50,9 +49,6 @@ from llmbind_cli.training.plot import PLOT_NAME, plot_run
 from llmbind_cli.training.run_log import LOG_NAME, RunLog
 from llmbind_cli.training.samples import TrainingData, load_samples
 from llmbind_cli.training.tensorboard import EventWriter, require_tensorboard
-from llmbind_cli.weights.atomic import write_atomically
-
-MANIFEST_NAME = "run.json"
 
 
 def train(
@@ -143,7 +139,7 @@ class TrainingRun:
         self._data, self._held_out = split_holdout(data, share=train.holdout, seed=train.seed)
         self._directory = directory
         self._processes = processes
-        self._settings = _provenance(recipe)
+        self._settings = provenance(recipe)
         self._mixture = self._data.mixture(train.seed)
         self._total_steps = total_steps(train, len(self._mixture), processes=processes.size)
         self._batches_a_step = train.accumulation * processes.size
@@ -291,7 +287,7 @@ class TrainingRun:
         dtype = getattr(torch, self._recipe.output.dtype)
         bundle = self._directory / BUNDLE_NAME
         save_bundle(self._model, bundle, card=card, dtype=dtype)
-        _write_manifest(self._directory / MANIFEST_NAME, self._model)
+        write_manifest(self._directory / MANIFEST_NAME, self._model)
         console.result(str(bundle))
 
     def _describe(self, step: int) -> str:
@@ -341,20 +337,6 @@ def _check_engine(recipe: Recipe, processes: Processes) -> None:
         )
 
 
-def _provenance(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain values, its files by name only.
-
-    A bundle is passed on; where the files lay on the machine that trained it is not.
-    """
-    settings = recipe.model_dump(mode="json", exclude={"output"})
-    for source in settings["data"]:
-        for key in {"paths", "talk"} & source.keys():
-            source[key] = [Path(path).name for path in source[key]]
-        for modality, paths in source.get("captions", {}).items():
-            source["captions"][modality] = [Path(path).name for path in paths]
-    return settings
-
-
 def _build(recipe: Recipe, *, device: str, offline: bool) -> BoundModel:
     model = build_model(
         name=recipe.output.name,
@@ -369,8 +351,9 @@ def _build(recipe: Recipe, *, device: str, offline: bool) -> BoundModel:
         offline=offline,
     )
     if recipe.train.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable(  # type: ignore[operator]
-            gradient_checkpointing_kwargs={"use_reentrant": False}
+        # Reentrant checkpointing would hide the routers from the load-balancing loss.
+        model.language_model.activation_checkpointing_enable(  # type: ignore[operator]
+            {"use_reentrant": False}
         )
     if model.device.type == "cpu":
         # The fused attention's backward pass takes twice as long there at dialogue lengths.
@@ -393,9 +376,3 @@ def _adapter_config(section: LoraMoeSection) -> LoraMoeConfig:
         layers_to_transform=layers if isinstance(layers, list) else None,
         every=1 if layers == "all" else 2,
     )
-
-
-def _write_manifest(path: Path, model: BoundModel) -> None:
-    manifest: dict[str, Any] = {"name": model.config.name, **model.config.training}
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda stream: stream.write(text.encode()))

@@ -151,3 +151,21 @@ def test_a_truncated_pickle_is_refused(tmp_path: Path) -> None:
         (tmp_path / "w.pth").write_bytes(content[:length])
         with pytest.raises(IntegrityError, match=r"w\.pth"):
             convert_pickle(tmp_path / "w.pth", tmp_path)
+
+
+def test_what_libraries_print_while_they_save_stays_off_stdout(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from transformers import PreTrainedModel
+
+    save = PreTrainedModel.save_pretrained
+
+    def chatty(self: PreTrainedModel, *args: object, **kwargs: object) -> None:
+        print("[WARNING] some library says hello")
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", chatty)
+    convert_gguf(tiny_gguf, tmp_path)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "says hello" in captured.err

@@ -10,9 +10,10 @@ Pickled weights: only plain tensors are read (`weights_only=True`), and they kee
 from __future__ import annotations
 
 import struct
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,8 @@ def convert_gguf(gguf_file: Path, directory: Path) -> None:
     vars(model.config).pop("quantization_config", None)  # the saved weights are plain ones
     for leftover in ("local_files_only", "is_local"):  # of this call, not of the tokenizer
         tokenizer.init_kwargs.pop(leftover, None)
-    with _writing(directory):
+    # Where DeepSpeed is installed it is imported here, and says so on stdout.
+    with _writing(directory), redirect_stdout(sys.stderr):
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
 

@@ -131,7 +131,7 @@ def main() -> None:
             "data": {"name": args.talk.name, "sha256": hashlib.sha256(content).hexdigest()},
             "model": model.name,
             "seed": 0,
-            "command": "python benchmarks/plain_talk.py",
+            "command": f"python benchmarks/plain_talk.py --replies {args.replies}",
         }
         args.report.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -157,7 +157,7 @@ def main() -> None:
             "data": {"name": args.requests.name, "sha256": hashlib.sha256(content).hexdigest()},
             "model": next((line["model"] for line in lines if line["model"]), ""),
             "seed": 0,
-            "command": "python benchmarks/routing.py",
+            "command": f"python benchmarks/routing.py tests/data/{args.requests.name}",
         }
         args.report.write_text(json.dumps(fields, indent=2) + "\n")
 

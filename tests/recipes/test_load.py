@@ -161,6 +161,14 @@ def test_extends_merges_tables_and_replaces_the_rest(write):
     assert (recipe.optim.lr, recipe.optim.clip) == (2e-3, 3.0)
 
 
+def test_extends_finds_a_shipped_recipe_by_its_name(write):
+    child = write('extends = "embedded"\n[model]\nstart = "embedded"\n[optim]\nlr = 2e-4\n')
+    recipe = load_recipe(child)
+    assert (recipe.output.name, recipe.model.start) == ("llmbind-smollm2-135m", "embedded")
+    write(MINIMAL, "embedded")  # a file beside the recipe comes first
+    assert load_recipe(child).output.name == "llmbind"
+
+
 def test_paths_of_files_start_at_the_recipe_that_names_them(write, tmp_path):
     write(MINIMAL, "base/base.toml")
     recipe = load_recipe(write('extends = "base/base.toml"\n'))

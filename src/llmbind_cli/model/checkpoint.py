@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from llmbind_cli.errors import IntegrityError
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, HEADS_NAME
-from llmbind_cli.model.lora_moe_adapter import save_adapter
+from llmbind_cli.model.lora_moe_adapter import adapter_state_dict, save_adapter
 from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attached_rows
 from llmbind_cli.weights.atomic import replace_directory
 from llmbind_cli.weights.hashes import check_safetensors, sha256_file
@@ -82,6 +83,33 @@ def read_heads(bundle: Path, *, num_tokens: int, hidden_size: int, tied: bool) -
     names = {INPUT_ROWS} if tied else {INPUT_ROWS, OUTPUT_ROWS}
     check_tensors(path, tensors, dict.fromkeys(names, (num_tokens, hidden_size)))
     return tensors
+
+
+def restore_weights(model: BoundModel, bundle: Path) -> None:
+    """Copy a bundle's adapter and token rows into a model of the same shapes, dtypes kept.
+
+    Raises:
+        IntegrityError: A file is missing or damaged, or has other tensors than the model.
+    """
+    from safetensors.torch import load_file
+
+    path = bundle / ADAPTER_DIR / SAFETENSORS_WEIGHTS_NAME
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing")
+    check_safetensors(path)
+    tensors = load_file(path)
+    adapter = adapter_state_dict(model.language_model)
+    check_tensors(path, tensors, {name: tuple(p.shape) for name, p in adapter.items()})
+    rows = attached_rows(model.language_model)
+    saved = read_heads(
+        bundle,
+        num_tokens=rows[INPUT_ROWS].shape[0],
+        hidden_size=rows[INPUT_ROWS].shape[1],
+        tied=OUTPUT_ROWS not in rows,
+    )
+    with torch.no_grad():
+        for name, parameter in (adapter | rows).items():
+            parameter.copy_((tensors | saved)[name])
 
 
 def fingerprint(bundle: Path) -> str:

@@ -167,6 +167,12 @@ def inject_lora_moe(model: nn.Module, config: LoraMoeConfig) -> nn.Module:
     return model
 
 
+def adapter_config_of(model: nn.Module) -> LoraMoeConfig:
+    """Return the configuration, its layers listed, of a model that ``inject_lora_moe`` adapted."""
+    config: LoraMoeConfig = model.peft_config[ADAPTER_NAME]  # type: ignore[index, assignment]
+    return config
+
+
 @contextmanager
 def without_adapter(model: nn.Module) -> Iterator[None]:
     """Let ``model`` compute as its base does inside the ``with`` block: all experts stand aside."""
@@ -216,7 +222,7 @@ def save_adapter(model: nn.Module, directory: Path, *, dtype: torch.dtype | None
     tensors = adapter_state_dict(model)
     if not tensors:
         raise ConfigurationError("the model has no LoRA-MoE layers to save")
-    config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
+    config = adapter_config_of(model)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     saved = {key: t.to("cpu", dtype or t.dtype).contiguous() for key, t in tensors.items()}
@@ -224,6 +230,22 @@ def save_adapter(model: nn.Module, directory: Path, *, dtype: torch.dtype | None
     weights = save(saved, metadata={"format": "pt"})
     write_atomically(directory / SAFETENSORS_WEIGHTS_NAME, lambda file: _write(file, weights))
     write_atomically(directory / CONFIG_NAME, lambda file: _write(file, text.encode()))
+
+
+def read_adapter_config(directory: Path) -> LoraMoeConfig:
+    """Read the ``adapter_config.json`` of a saved adapter.
+
+    Raises:
+        ModelNotFoundError: If there is none.
+        IntegrityError: If it is not that of a LoRA-MoE; the message names the file.
+    """
+    path = directory / CONFIG_NAME
+    if not path.is_file():
+        raise ModelNotFoundError(f"{path}: no adapter here; name a directory that was saved as one")
+    try:
+        return LoraMoeConfig.from_peft_type(**json.loads(path.read_text(encoding="utf-8")))
+    except (ConfigurationError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path}: not a LoRA-MoE configuration: {error}") from error
 
 
 def load_adapter(model: nn.Module, directory: Path, *, base_sha256: str | None = None) -> nn.Module:
@@ -245,7 +267,7 @@ def load_adapter(model: nn.Module, directory: Path, *, base_sha256: str | None =
         ConfigurationError: If the model already has LoRA-MoE layers.
     """
     directory = Path(directory)
-    config = _read_config(directory / CONFIG_NAME)
+    config = read_adapter_config(directory)
     made_for = config.base_model_sha256
     if base_sha256 is not None and made_for is not None and made_for != base_sha256:
         raise IntegrityError(
@@ -270,16 +292,6 @@ def load_adapter(model: nn.Module, directory: Path, *, base_sha256: str | None =
 
 def _write(file: BinaryIO, content: bytes) -> None:
     file.write(content)
-
-
-def _read_config(path: Path) -> LoraMoeConfig:
-    """Read ``adapter_config.json``, with the file's name in every complaint."""
-    if not path.is_file():
-        raise ModelNotFoundError(f"{path}: no adapter here; name a directory that was saved as one")
-    try:
-        return LoraMoeConfig.from_peft_type(**json.loads(path.read_text(encoding="utf-8")))
-    except (ConfigurationError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{path}: not a LoRA-MoE configuration: {error}") from error
 
 
 def _refuse_second_adapter(model: nn.Module) -> None:

@@ -1,7 +1,8 @@
 """Reads a recipe: TOML, ``extends``, ``--set``, and all errors shown together.
 
 A recipe that says ``extends = "other.toml"`` starts from that file: tables are merged key by key,
-everything else is replaced. Overrides come last.
+everything else is replaced. Where there is no such file, it is the shipped recipe of that name.
+Overrides come last.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.recipes.locate import shipped_recipe
 
 if TYPE_CHECKING:
     from llmbind_cli.recipes.schema import Recipe
@@ -79,11 +81,16 @@ def read_recipe_table(path: Path) -> Table:
             raise ConfigurationError(f"{following}: extends must be the path of a file")
         _anchor_paths(table, following.parent)
         layers.append(table)
-        following = following.parent / parent if parent is not None else None
+        following = _parent(following.parent, parent) if parent is not None else None
     merged: Table = {}
     for table in reversed(layers):
         _merge(merged, table)
     return merged
+
+
+def _parent(folder: Path, name: str) -> Path:
+    beside = folder / name
+    return beside if beside.is_file() else shipped_recipe(name) or beside
 
 
 def read_toml(path: Path) -> Table:

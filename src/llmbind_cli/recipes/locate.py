@@ -47,16 +47,23 @@ def find_recipe(text: str) -> Path:
         ConfigurationError: There is neither.
     """
     path = Path(text)
-    if path.is_file():
-        return path
+    recipe = path if path.is_file() else shipped_recipe(text)
+    if recipe is None:
+        shipped = ", ".join(_shipped_names()) or "none"
+        raise ConfigurationError(
+            f"{text}: no such recipe file, and no shipped recipe of that name (shipped: {shipped})"
+        )
+    return recipe
+
+
+def shipped_recipe(name: str) -> Path | None:
+    """Finds a shipped recipe by its name, with or without ``.toml``; ``None`` if there is none."""
+    name = name.removesuffix(".toml")
+    return shared_folder("recipes") / f"{name}.toml" if name in _shipped_names() else None
+
+
+def _shipped_names() -> list[str]:
     folder = shared_folder("recipes")
-    names = sorted(
+    return sorted(
         recipe.relative_to(folder).with_suffix("").as_posix() for recipe in folder.rglob("*.toml")
-    )
-    name = text.removesuffix(".toml")
-    if name in names:
-        return folder / f"{name}.toml"
-    shipped = ", ".join(names) or "none"
-    raise ConfigurationError(
-        f"{text}: no such recipe file, and no shipped recipe of that name (shipped: {shipped})"
     )

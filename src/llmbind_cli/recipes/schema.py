@@ -43,12 +43,15 @@ class ModelSection(Section):
         dtype: Number format of the frozen weights; ``auto`` is that of the device.
         architecture: ``model_type`` and fields of the base's configuration, from which a dry run
             counts where the base is not cached; compared with the base when training starts.
+        start: Bundle whose adapter and token rows the training goes on from: ``embedded``, a
+            folder or another source. Base, adapter and task tokens must be those of the recipe.
     """
 
     base: str = Field(min_length=1)
     base_sha256: Sha256 | None = None
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     architecture: dict[str, Any] | None = None
+    start: str | None = Field(default=None, min_length=1)
 
 
 class LoraMoeSection(Section):

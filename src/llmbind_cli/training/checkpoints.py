@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
 from llmbind_cli.errors import (
     ConfigurationError,
@@ -28,14 +27,10 @@ from llmbind_cli.errors import (
     ModelNotFoundError,
 )
 from llmbind_cli.model.bound_model import BoundModel
-from llmbind_cli.model.checkpoint import read_heads, save_bundle
-from llmbind_cli.model.config import ADAPTER_DIR
-from llmbind_cli.model.lora_moe_adapter import adapter_state_dict
-from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attached_rows
+from llmbind_cli.model.checkpoint import restore_weights, save_bundle
 from llmbind_cli.training.distributed import Processes
 from llmbind_cli.training.engine import Engine
 from llmbind_cli.weights.atomic import recover_directory, replace_directory, storage_error
-from llmbind_cli.weights.tensors import check_tensors
 
 LAST = "last"
 BEST = "best"
@@ -149,28 +144,13 @@ def load_weights(
             (fault 50).
         IntegrityError: The checkpoint does not fit the model.
     """
-    from safetensors.torch import load_file
-
     last = directory / LAST
     path = last / PROGRESS_NAME
     if not path.is_file():
         raise ModelNotFoundError(f"{directory}: nothing to resume here; start without --resume")
     progress = _read_progress(path)
     _refuse_changes(path, progress, recipe, data_sha256, processes)
-    adapter = last / BUNDLE_NAME / ADAPTER_DIR / SAFETENSORS_WEIGHTS_NAME
-    parameters = adapter_state_dict(model.language_model)
-    tensors = load_file(adapter)
-    check_tensors(adapter, tensors, {k: tuple(p.shape) for k, p in parameters.items()})
-    rows = attached_rows(model.language_model)
-    saved = read_heads(
-        last / BUNDLE_NAME,
-        num_tokens=rows[INPUT_ROWS].shape[0],
-        hidden_size=rows[INPUT_ROWS].shape[1],
-        tied=OUTPUT_ROWS not in rows,
-    )
-    with torch.no_grad():
-        for name, parameter in (parameters | rows).items():
-            parameter.copy_((tensors | saved)[name])
+    restore_weights(model, last / BUNDLE_NAME)
     return progress
 
 

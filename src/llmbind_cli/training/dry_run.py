@@ -25,7 +25,7 @@ from llmbind_cli.model.architecture import (
 )
 from llmbind_cli.model.chat_format import VICUNA_TEMPLATE
 from llmbind_cli.model.language_model import load_tokenizer
-from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig
+from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, adapter_config_of
 from llmbind_cli.nn.device import choose_dtype
 from llmbind_cli.nn.lora_moe import LoraMoeLinear
 from llmbind_cli.recipes.schema import Recipe
@@ -41,6 +41,7 @@ from llmbind_cli.training.memory import (
 from llmbind_cli.training.objective import ROWS
 from llmbind_cli.training.optim import total_steps
 from llmbind_cli.training.parameters import ParameterCounts, count_parameters
+from llmbind_cli.training.start import find_start
 from llmbind_cli.training.survey import DataSurvey, survey_data
 from llmbind_cli.weights import cache
 
@@ -79,11 +80,19 @@ def dry_run(
     dtype = _planned_dtype(recipe, kind)
     model = model_without_weights(config, dtype=dtype, adapter=adapter, tokens=tokens)
     counts = count_parameters(model)
-    tokenizer, table = None, None
+    tokenizer, table, start = None, None, None
     if folder is not None:
         tokenizer = load_tokenizer(folder)
         tokenizer.chat_template = tokenizer.chat_template or VICUNA_TEMPLATE
         table = register_task_tokens(tokenizer, tokens)
+        if recipe.model.start is not None:
+            start = find_start(
+                recipe.model.start,
+                base=recipe.model.base_sha256,
+                token_ids=table.ids,
+                adapter=adapter_config_of(model),
+                offline=offline,
+            ).name
     survey = survey_data(recipe, tokens, tokenizer=tokenizer, table=table)
     shape = _block_shape(config, model, adapter)
     is_known = recipe.train.steps is not None or not survey.problems
@@ -95,6 +104,7 @@ def dry_run(
         "base": {
             "source": recipe.model.base,
             "counted_from": "recipe" if folder is None else "cache",
+            "start": start or recipe.model.start,
         },
         "parameters": _parameters(counts),
         "data": _data(survey),

@@ -41,7 +41,8 @@ def _base(base: dict[str, Any]) -> str:
         "cache": "configuration and tokenizer as cached",
         "recipe": "not cached: counted from [model.architecture], lengths estimated",
     }
-    return f"base  {base['source']}\n  {where[base['counted_from']]}"
+    start = f"\nstart  {base['start']}" if base["start"] else ""
+    return f"base  {base['source']}\n  {where[base['counted_from']]}{start}"
 
 
 def _parameters(parameters: dict[str, Any]) -> str:

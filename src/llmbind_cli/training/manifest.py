@@ -8,17 +8,22 @@ from typing import Any
 
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.recipes.schema import Recipe
+from llmbind_cli.training.start import Start
 from llmbind_cli.weights.atomic import write_atomically
 
 MANIFEST_NAME = "run.json"
 
 
-def provenance(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain values, its files by name only.
+def provenance(recipe: Recipe, *, start: Start | None = None) -> dict[str, Any]:
+    """Return the recipe as plain values, its files by name only and ``start`` by its name.
 
     A bundle is passed on; where the files lay on the machine that trained it is not.
     """
     settings = recipe.model_dump(mode="json", exclude={"output"})
+    if start is None:
+        del settings["model"]["start"]
+    else:
+        settings["model"]["start"] = start.name
     for source in settings["data"]:
         for key in {"paths", "talk"} & source.keys():
             source[key] = [Path(path).name for path in source[key]]

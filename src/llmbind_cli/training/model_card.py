@@ -21,6 +21,8 @@ def training_card(model: BoundModel) -> str:
         + "".join(f"\n  - {name}, sha256 {digest}" for name, digest in s["files"].items())
         for s in training["sources"]
     )
+    start = training.get("start")
+    began = "" if start is None else f"\n- Continues the training of {start['name']}"
     trained = sum(p.numel() for p in model.language_model.parameters() if p.requires_grad)
     return f"""# {model.config.name}
 
@@ -29,7 +31,7 @@ LoRA-MoE adapters and task-token rows for the frozen language model
 
 - Task tokens: {tasks}
 - Trained parameters: {trained:,}
-- Optimizer steps: {training["steps"]}; dialogues seen: {training["dialogues_seen"]}
+- Optimizer steps: {training["steps"]}; dialogues seen: {training["dialogues_seen"]}{began}
 - Seed: {training["recipe"]["train"]["seed"]}
 
 ## Data

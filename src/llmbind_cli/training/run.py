@@ -15,12 +15,10 @@ from llmbind_cli.data.batches import endless_batches
 from llmbind_cli.errors import ConfigurationError
 from llmbind_cli.model.architecture import check_architecture
 from llmbind_cli.model.bound_model import BoundModel
-from llmbind_cli.model.build import build_model
 from llmbind_cli.model.checkpoint import save_bundle
-from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig
 from llmbind_cli.nn.device import choose_device
 from llmbind_cli.recipes.load import load_recipe
-from llmbind_cli.recipes.schema import LoraMoeSection, Recipe
+from llmbind_cli.recipes.schema import Recipe
 from llmbind_cli.training.checkpoints import (
     BUNDLE_NAME,
     Progress,
@@ -30,7 +28,6 @@ from llmbind_cli.training.checkpoints import (
     save_best,
     save_checkpoint,
 )
-from llmbind_cli.training.compilation import compile_blocks
 from llmbind_cli.training.deepspeed_engine import DeepSpeedEngine, require_deepspeed
 from llmbind_cli.training.distributed import Processes
 from llmbind_cli.training.dry_run import dry_run as show_dry_run
@@ -46,8 +43,14 @@ from llmbind_cli.training.optim import Optimization, parameter_groups, total_ste
 from llmbind_cli.training.output_folder import claimed
 from llmbind_cli.training.parameters import count_parameters, router_names
 from llmbind_cli.training.plot import PLOT_NAME, plot_run
+from llmbind_cli.training.recipe_model import (
+    adapter_config,
+    build_from_recipe,
+    take_start,
+)
 from llmbind_cli.training.run_log import LOG_NAME, RunLog
 from llmbind_cli.training.samples import TrainingData, load_samples
+from llmbind_cli.training.start import Start
 from llmbind_cli.training.tensorboard import EventWriter, require_tensorboard
 
 
@@ -88,7 +91,7 @@ def train(
     if dry_run:
         show_dry_run(
             recipe,
-            adapter=_adapter_config(recipe.lora_moe),
+            adapter=adapter_config(recipe.lora_moe),
             device=device,
             offline=offline,
         )
@@ -104,12 +107,20 @@ def train(
         processes.joined(choose_device(device).type),
         claimed(directory, processes, resume=resume) as goes_on,
     ):
-        model = _build(recipe, device=device, offline=offline)
+        model = build_from_recipe(recipe, device=device, offline=offline)
         check_architecture(recipe.model.architecture, model.language_model.config)
+        start = take_start(recipe, model, offline=offline)
         # Each process drops other inputs; the weights were drawn alike.
         torch.manual_seed(recipe.train.seed + processes.rank)
         data = load_samples(recipe.data, model.tokenizer, model.token_table, recipe.train)
-        run = TrainingRun(recipe, model=model, data=data, directory=directory, processes=processes)
+        run = TrainingRun(
+            recipe,
+            model=model,
+            data=data,
+            directory=directory,
+            processes=processes,
+            start=start,
+        )
         return run.go(resume=goes_on)
 
 
@@ -122,6 +133,7 @@ class TrainingRun:
         data: All samples.
         directory: The output folder, which this run holds.
         processes: All processes of the run, joined.
+        start: The bundle whose weights the model has been given.
     """
 
     def __init__(
@@ -132,6 +144,7 @@ class TrainingRun:
         data: TrainingData,
         directory: Path,
         processes: Processes,
+        start: Start | None = None,
     ) -> None:
         train = recipe.train
         self._recipe = recipe
@@ -139,7 +152,8 @@ class TrainingRun:
         self._data, self._held_out = split_holdout(data, share=train.holdout, seed=train.seed)
         self._directory = directory
         self._processes = processes
-        self._settings = provenance(recipe)
+        self._settings = provenance(recipe, start=start)
+        self._start = start
         self._mixture = self._data.mixture(train.seed)
         self._total_steps = total_steps(train, len(self._mixture), processes=processes.size)
         self._batches_a_step = train.accumulation * processes.size
@@ -303,6 +317,7 @@ class TrainingRun:
                 "sources": self._data.sources,
                 "data_sha256": self._data.sha256,
                 "recipe": self._settings,
+                **({"start": self._start.provenance()} if self._start else {}),
             },
         )
         return training_card(self._model)
@@ -335,44 +350,3 @@ def _check_engine(recipe: Recipe, processes: Processes) -> None:
             f'engine.kind = "torch" trains in one process, but a launcher started '
             f'{processes.size}; set engine.kind = "deepspeed"'
         )
-
-
-def _build(recipe: Recipe, *, device: str, offline: bool) -> BoundModel:
-    model = build_model(
-        name=recipe.output.name,
-        base=recipe.model.base,
-        base_sha256=recipe.model.base_sha256,
-        tasks=list(recipe.tokens.tasks),
-        adapter=_adapter_config(recipe.lora_moe),
-        licences=dict(recipe.output.licences),
-        device=device,
-        dtype=recipe.model.dtype,
-        seed=recipe.train.seed,
-        offline=offline,
-    )
-    if recipe.train.gradient_checkpointing:
-        # Reentrant checkpointing would hide the routers from the load-balancing loss.
-        model.language_model.activation_checkpointing_enable(  # type: ignore[operator]
-            {"use_reentrant": False}
-        )
-    if model.device.type == "cpu":
-        # The fused attention's backward pass takes twice as long there at dialogue lengths.
-        model.language_model.set_attn_implementation("eager")  # type: ignore[operator]
-    if recipe.train.compile:
-        compile_blocks(model)
-    return model
-
-
-def _adapter_config(section: LoraMoeSection) -> LoraMoeConfig:
-    layers = section.layers
-    return LoraMoeConfig(
-        r=section.rank,
-        lora_alpha=section.alpha,
-        num_experts=section.num_experts,
-        top_k=section.top_k,
-        lora_dropout=section.dropout,
-        router=section.router,
-        target_modules=list(section.target_modules),
-        layers_to_transform=layers if isinstance(layers, list) else None,
-        every=1 if layers == "all" else 2,
-    )

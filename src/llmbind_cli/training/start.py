@@ -1,0 +1,87 @@
+"""Where a training starts from: an earlier bundle, whose training it then continues."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.model.checkpoint import fingerprint
+from llmbind_cli.model.config import ADAPTER_DIR, BundleConfig
+from llmbind_cli.model.loader import locate_bundle
+from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, read_adapter_config
+
+_MAY_DIFFER = {"lora_dropout", "every", "base_model_sha256"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The bundle that a training continues.
+
+    Attributes:
+        bundle: Its folder.
+        name: Its name and the start of its fingerprint.
+        fingerprint: sha256 over its configuration and weights.
+        training: Its own provenance.
+    """
+
+    bundle: Path
+    name: str
+    fingerprint: str
+    training: dict[str, Any]
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what the new bundle tells of this one."""
+        return {"name": self.name, "fingerprint": self.fingerprint, "training": self.training}
+
+
+def find_start(
+    source: str,
+    *,
+    base: str | None,
+    token_ids: Mapping[str, int],
+    adapter: LoraMoeConfig,
+    offline: bool = False,
+) -> Start:
+    """Find the bundle to start from, and check that it is one of the recipe's model.
+
+    Args:
+        source: ``embedded``, a bundle directory, or any source that resolves to one.
+        base: Hash of the base's weights; ``None`` where it is not known.
+        token_ids: Spelling → id of the task tokens.
+        adapter: The adapter of the recipe's model, its layers listed.
+        offline: Never use the network.
+
+    Raises:
+        ModelNotFoundError: There is no bundle.
+        ConfigurationError: Base, task tokens or adapter differ from those of the bundle.
+        IntegrityError: The bundle is damaged.
+    """
+    bundle = locate_bundle(source, offline=offline)
+    config = BundleConfig.read(bundle)
+    earlier = config.language_model.sha256
+    now: dict[str, Any] = {"task tokens": dict(token_ids)} | _fields(adapter)
+    before = {"task tokens": config.token_ids} | _fields(read_adapter_config(bundle / ADAPTER_DIR))
+    if base is not None and earlier is not None:
+        now["base"], before["base"] = base, earlier
+    faults = [
+        f"{key}: {now[key]!r}, there {before[key]!r}" for key in now if now[key] != before[key]
+    ]
+    if faults:
+        raise ConfigurationError(
+            f"model.start: the recipe's model is not that of {bundle}: {'; '.join(faults)}"
+        )
+    digest = fingerprint(bundle)
+    return Start(
+        bundle=bundle,
+        name=f"{config.name}@{digest[:12]}",
+        fingerprint=digest,
+        training=config.training,
+    )
+
+
+def _fields(adapter: LoraMoeConfig) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(adapter).items() if k not in _MAY_DIFFER}

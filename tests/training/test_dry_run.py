@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+from tiny_dialogues import TAG_CALL_AND_CUT_REPLY
 from tiny_language_models import SIZES, save_base
 from tiny_tokenizers import byte_level
 from transformers import AutoModelForCausalLM
@@ -14,7 +15,6 @@ from llmbind_cli.console import console
 from llmbind_cli.data.captions import CaptionSets
 from llmbind_cli.data.dialogues import build_dialogues
 from llmbind_cli.data.encode import encode_dialogue
-from llmbind_cli.data.sample import Dialogue, Turn
 from llmbind_cli.errors import ConfigurationError, InputDataError, ModelNotFoundError
 from llmbind_cli.recipes.locate import shared_folder
 from llmbind_cli.tokens import TASK_TOKENS, register_task_tokens
@@ -22,15 +22,6 @@ from llmbind_cli.training.rendering import rendered, segments_of_dialogue, segme
 from llmbind_cli.training.run import train
 
 RECIPE_7B = shared_folder("recipes") / "llmbind-7b.toml"
-DIALOGUE = Dialogue(
-    id="1",
-    turns=[
-        Turn("user", "draw <gen>a cat</gen>"),
-        Turn("assistant", "Here: <gen>a cat</gen>"),
-        Turn("user", "a red apple"),
-        Turn("assistant", "Rain falls", complete=False),
-    ],
-)
 
 
 def report_of(recipe, capsys, *overrides, **options):
@@ -210,7 +201,7 @@ def test_the_text_says_it_all_on_stdout(recipe, capsys):
 def test_the_mask_of_ids_is_visible_and_a_typed_tag_stays_text():
     tokenizer = byte_level()
     table = register_task_tokens(tokenizer, TASK_TOKENS)
-    sample = encode_dialogue(DIALOGUE, tokenizer, table, decision_weight=2.0)
+    sample = encode_dialogue(TAG_CALL_AND_CUT_REPLY, tokenizer, table, decision_weight=2.0)
     segments = segments_of_ids(sample, tokenizer, table)
     assert "".join(s.text for s in segments) == tokenizer.decode(sample.ids)
     assert [s.text for s in segments if s.task_token] == ["<gen>", "</gen>"]
@@ -221,7 +212,7 @@ def test_the_mask_of_ids_is_visible_and_a_typed_tag_stays_text():
 
 
 def test_the_mask_of_turns_is_that_of_ids_without_the_frame():
-    text = rendered(segments_of_dialogue(DIALOGUE, TASK_TOKENS))
+    text = rendered(segments_of_dialogue(TAG_CALL_AND_CUT_REPLY, TASK_TOKENS))
     assert text.split("\n") == [
         "USER: draw <gen>a cat</gen>",
         "ASSISTANT: ⟦Here: ‹<gen>›a cat‹</gen>›⟧",
@@ -231,7 +222,7 @@ def test_the_mask_of_turns_is_that_of_ids_without_the_frame():
 
 
 def test_a_terminal_gets_colours_and_no_color_is_honoured(monkeypatch):
-    segments = segments_of_dialogue(DIALOGUE, TASK_TOKENS)
+    segments = segments_of_dialogue(TAG_CALL_AND_CUT_REPLY, TASK_TOKENS)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")

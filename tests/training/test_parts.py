@@ -5,26 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_binding_model import build
+from tiny_dialogues import TAG_CALL_AND_CUT_REPLY
 from tiny_tokenizers import byte_level
 from torch.nn import functional
 
 from llmbind_cli.data.batches import WIDTH_STEP, collate, endless_batches, epoch_order
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
 from llmbind_cli.data.mixture import Mixture
-from llmbind_cli.data.sample import Dialogue, Turn
 from llmbind_cli.tokens import TASK_TOKENS, register_task_tokens
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.optim import learning_rate_factor, parameter_groups
-
-DIALOGUE = Dialogue(
-    id="1",
-    turns=[
-        Turn("user", "draw <gen>a cat</gen>"),
-        Turn("assistant", "Here: <gen>a cat</gen>"),
-        Turn("user", "a red apple"),
-        Turn("assistant", "Rain falls", complete=False),
-    ],
-)
 
 
 @pytest.fixture
@@ -35,7 +25,7 @@ def bound_tokens():
 
 def test_the_loss_lies_on_assistant_spans_only(bound_tokens):
     tokenizer, table = bound_tokens
-    sample = encode_dialogue(DIALOGUE, tokenizer, table, decision_weight=2.0)
+    sample = encode_dialogue(TAG_CALL_AND_CUT_REPLY, tokenizer, table, decision_weight=2.0)
     learned = [i for i, w in zip(sample.ids, sample.loss_weights, strict=True) if w > 0]
     assert tokenizer.decode(learned) == "Here:<gen> a cat</gen><|im_end|>Rain falls"
     assert sample.tasks == ("image",)
@@ -43,7 +33,7 @@ def test_the_loss_lies_on_assistant_spans_only(bound_tokens):
 
 def test_the_decision_weighs_more(bound_tokens):
     tokenizer, table = bound_tokens
-    sample = encode_dialogue(DIALOGUE, tokenizer, table, decision_weight=3.0)
+    sample = encode_dialogue(TAG_CALL_AND_CUT_REPLY, tokenizer, table, decision_weight=3.0)
     heavy = [i for i, w in zip(sample.ids, sample.loss_weights, strict=True) if w == 3.0]
     assert len(heavy) == 3
     assert heavy[1] == table.ids["<gen>"]
@@ -51,7 +41,7 @@ def test_the_decision_weighs_more(bound_tokens):
 
 def test_a_tag_in_a_user_turn_is_no_task_and_no_token(bound_tokens):
     tokenizer, table = bound_tokens
-    sample = encode_dialogue(DIALOGUE, tokenizer, table, decision_weight=1.0)
+    sample = encode_dialogue(TAG_CALL_AND_CUT_REPLY, tokenizer, table, decision_weight=1.0)
     assert sample.ids.count(table.ids["<gen>"]) == 1
 
 

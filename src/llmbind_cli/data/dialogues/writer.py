@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from types import TracebackType
 from typing import Any
 
 from llmbind_cli.console import console
@@ -127,12 +126,7 @@ class DialogueWriter:
             console.log(f"journal: {self._earlier:,} answers of earlier runs")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_details: object) -> None:
         self._closing = True
         deadline = time.monotonic() + _GRACE_S
         while self._under_way and time.monotonic() < deadline:
@@ -140,7 +134,7 @@ class DialogueWriter:
         for _ in range(self._section.concurrency):
             self._questions.put(None)
         self._update_counts()
-        if error is not None:
+        if kind is not None:
             console.log(f"journal: {len(self._journal):,} answers kept; a rerun goes on from there")
         self._journal.close()
 

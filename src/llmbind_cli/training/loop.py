@@ -14,6 +14,7 @@ from llmbind_cli.errors import LlmbindError
 from llmbind_cli.recipes.schema import TrainSection
 from llmbind_cli.training.distributed import Processes
 from llmbind_cli.training.engine import Engine
+from llmbind_cli.training.heap import return_freed_memory
 from llmbind_cli.training.interrupt import GracefulInterrupt
 from llmbind_cli.training.meter import Meter
 from llmbind_cli.training.run_log import RunLog
@@ -108,6 +109,7 @@ def train_loop(
                 if events is not None:
                     events.add(line)
                 bar.set_postfix(line.brief())
+                return_freed_memory()
             if stopped_by is not None:
                 break
             if evaluate is not None and (ends or step % train.evaluate_every == 0):

@@ -19,12 +19,15 @@ from llmbind_cli.data.dialogues.statistics import describe
 from llmbind_cli.data.sample import Dialogue, Turn
 from llmbind_cli.data.talk import Talk
 from llmbind_cli.errors import InputDataError
+from llmbind_cli.recipes.load import load_recipe
+from llmbind_cli.recipes.locate import shared_folder
+from llmbind_cli.training.sources import open_builder
 
 FEW = [Talk(f"question {i}?", f"answer {i}.") for i in range(5)]
 
 
-def built(count, seed=3, talk=FEW):
-    return build_dialogues(count=count, seed=seed, captions=CaptionSets(), talk=talk)
+def built(count, seed=3, talk=FEW, kinds=None):
+    return build_dialogues(count=count, seed=seed, captions=CaptionSets(), talk=talk, kinds=kinds)
 
 
 def texts(dialogue):
@@ -62,8 +65,7 @@ def test_other_kinds_are_drawn_again(monkeypatch):
         session.turns += [Turn("user", str(int(rng.random() * 50))), Turn("assistant", "a")]
 
     monkeypatch.setattr(builder, "_fill", fill)
-    monkeypatch.setattr(builder, "_kind", lambda rng: rng.random() and "image")
-    dialogues = built(40)
+    dialogues = built(40, kinds={"image": 1.0})
     assert len({texts(d) for d in dialogues}) == 40
     assert 10 < dialogues.repeats["image"] < 35
 
@@ -73,8 +75,7 @@ def test_material_that_is_too_small_is_said(monkeypatch):
         session.turns += [Turn("user", str(index % 7)), Turn("assistant", "a")]
 
     monkeypatch.setattr(builder, "_fill", fill)
-    monkeypatch.setattr(builder, "_kind", lambda _rng: "image")
-    dialogues = built(8)
+    dialogues = built(8, kinds={"image": 1.0})
     assert len(list(islice(dialogues, 7))) == 7
     with pytest.raises(InputDataError, match=r"dialogue 7: .* too small for 8 dialogues; lower"):
         next(dialogues)
@@ -172,3 +173,23 @@ def test_statistics_of_known_dialogues():
 def test_what_stands_around_a_task_token_forms_no_other_one():
     assert without_task_tokens("x <g<gen>en> y") == "x y"
     assert without_task_tokens("<video_<seg>cap> rain </aud_cap>") == "rain"
+
+
+def test_kinds_can_be_chosen_and_the_own_ones_change_nothing():
+    clips = built(50, kinds={"video": 2, "audio": 1})
+    list(clips)
+    assert clips.kinds.keys() == {"video", "audio"}
+    assert list(built(50, kinds=builder.KINDS)) == list(built(50))
+    for wrong in ({}, {"film": 1.0}, {"image": -1.0}):
+        with pytest.raises(ValueError, match="kinds must"):
+            built(1, kinds=wrong)
+
+
+def test_the_recipe_of_the_papers_size_calls_its_four_tasks_equally_often():
+    """LLMBind, section 4.1: image : edit : audio : video = 1 : 1 : 1 : 1."""
+    (source,) = load_recipe(shared_folder("recipes") / "llmbind-7b.toml").data
+    calls = describe(open_builder(source.model_copy(update={"count": 4_000}))).calls
+    tasks = {task: count for task, count in calls.items() if task != "talk"}
+    assert tasks.keys() == {"image", "edit", "video", "audio"}
+    # Some 4,800 calls: a share of one quarter spreads by 0.6 %.
+    assert all(abs(count / sum(tasks.values()) - 0.25) < 0.02 for count in tasks.values())

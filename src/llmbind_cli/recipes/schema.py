@@ -19,6 +19,17 @@ Betas = Annotated[
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 GeneratedTask = Literal["image", "edit", "video", "audio"]
 CaptionedModality = Literal["image", "video", "audio"]
+DialogueKind = Literal[
+    "image",
+    "video",
+    "audio",
+    "photo_edit",
+    "two_wishes",
+    "session",
+    "talk",
+    "tag_talk",
+    "photo_other",
+]
 # The tags pick the member that an error message speaks of.
 Layers = Annotated[
     Annotated[Literal["every-second", "all"], Tag("name")]
@@ -158,6 +169,8 @@ class BuiltDialogues(Section):
         captions: Caption files of each modality, asked for beside the builder's own scenes; a
             relative path starts at the recipe's folder.
         talk: Files of plain requests with their replies, for dialogues that call nothing.
+        kinds: Share of each kind of dialogue, relative to the others' and 0 where it is not named;
+            the builder's own shares if the table is empty.
         weight: Share of the epoch, relative to the other sources'; give it to all or to none.
         writer: A chat service that rewords the dialogues or writes them anew.
     """
@@ -168,6 +181,7 @@ class BuiltDialogues(Section):
     count: int = Field(ge=1)
     captions: dict[CaptionedModality, list[FilePath]] = Field(default={})
     talk: list[FilePath] = Field(default=[])
+    kinds: dict[DialogueKind, Annotated[float, Field(gt=0)]] = Field(default={})
     weight: float | None = Field(default=None, gt=0)
     writer: WriterSection | None = None
 

@@ -10,7 +10,7 @@ from llmbind_cli.console import console
 from llmbind_cli.data.captions import CaptionSets, read_captions
 from llmbind_cli.data.conversations import ReadCounts, read_conversations
 from llmbind_cli.data.dialogues import build_dialogues
-from llmbind_cli.data.dialogues.builder import DialogueBuilder
+from llmbind_cli.data.dialogues.builder import KINDS, DialogueBuilder
 from llmbind_cli.data.sample import Dialogue
 from llmbind_cli.data.talk import read_talk
 from llmbind_cli.errors import ConfigurationError
@@ -108,7 +108,14 @@ def open_builder(source: BuiltDialogues) -> DialogueBuilder:
         }
     )
     talk = [pair for path in source.talk for pair in read_talk(path)]
-    return build_dialogues(count=source.count, seed=source.seed, captions=captions, talk=talk)
+    return build_dialogues(
+        count=source.count,
+        seed=source.seed,
+        captions=captions,
+        talk=talk,
+        # In the builder's order, so that the order in a recipe changes nothing.
+        kinds={name: source.kinds[name] for name in KINDS if name in source.kinds} or None,
+    )
 
 
 def source_files(source: ConversationFiles | BuiltDialogues) -> list[Path]:

@@ -7,7 +7,7 @@ grammar, so that anyone can rebuild them offline, and each one is a function of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from random import Random
 
@@ -22,7 +22,7 @@ from llmbind_cli.errors import InputDataError
 
 # Image, video and audio calls come out equally often: sessions bring more pictures, because only
 # pictures can be edited, and the single requests make up for it.
-_KINDS = {
+KINDS = {
     "image": 0.075,
     "video": 0.14,
     "audio": 0.135,
@@ -33,8 +33,7 @@ _KINDS = {
     "tag_talk": 0.02,
     "photo_other": 0.02,
 }
-_NAMES = tuple(_KINDS)
-_BOUNDS = tuple(accumulate(_KINDS.values()))
+"""Kind of dialogue → its share, unless a recipe names others."""
 
 _PLAIN = frozenset({"talk", "tag_talk"})
 """Kinds whose material may be small: one of them that was there before is talked on."""
@@ -49,7 +48,12 @@ _ATTEMPTS = 100
 
 
 def build_dialogues(
-    *, count: int, seed: int, captions: CaptionSets, talk: Sequence[Talk]
+    *,
+    count: int,
+    seed: int,
+    captions: CaptionSets,
+    talk: Sequence[Talk],
+    kinds: Mapping[str, float] | None = None,
 ) -> DialogueBuilder:
     """Build multi-turn dialogues of generation, editing and plain talk, no two of them alike.
 
@@ -61,6 +65,7 @@ def build_dialogues(
         seed: Seed, ≥ 0.
         captions: Captions to ask for; where all are empty, the scene grammar serves alone.
         talk: Plain messages with their replies. Task tokens in a reply are taken out.
+        kinds: Share of each kind of dialogue, relative to the others'; :data:`KINDS` if not given.
 
     Returns:
         An iterator over the dialogues, ids ``built-SEED-NUMBER``, that also counts their kinds.
@@ -68,7 +73,7 @@ def build_dialogues(
     Raises:
         ValueError: ``count`` or ``seed`` is negative.
     """
-    return DialogueBuilder(count=count, seed=seed, captions=captions, talk=talk)
+    return DialogueBuilder(count=count, seed=seed, captions=captions, talk=talk, kinds=kinds)
 
 
 class DialogueBuilder(Iterator[Dialogue]):
@@ -84,10 +89,20 @@ class DialogueBuilder(Iterator[Dialogue]):
     """
 
     def __init__(
-        self, *, count: int, seed: int, captions: CaptionSets, talk: Sequence[Talk]
+        self,
+        *,
+        count: int,
+        seed: int,
+        captions: CaptionSets,
+        talk: Sequence[Talk],
+        kinds: Mapping[str, float] | None = None,
     ) -> None:
         if count < 0 or seed < 0:
             raise ValueError(f"count and seed must be ≥ 0, got {count} and {seed}")
+        shares = KINDS if kinds is None else kinds
+        self._names, self._bounds = tuple(shares), tuple(accumulate(shares.values()))
+        if not set(shares) <= set(KINDS) or not self._bounds or min(shares.values()) < 0:
+            raise ValueError(f"kinds must give {', '.join(KINDS)} shares ≥ 0, got {dict(shares)}")
         self.kinds: Counter[str] = Counter()
         self.repeats: Counter[str] = Counter()
         self._count = count
@@ -115,7 +130,7 @@ class DialogueBuilder(Iterator[Dialogue]):
             raise StopIteration
         index = self._next
         rng = Random(self._seed * _SEED_STRIDE + index)
-        kind = _kind(rng)
+        kind = self._kind(rng)
         for attempt in range(_ATTEMPTS):
             session = Session(rng=rng, wishes=self._wishes, talk=self._talk)
             _fill(session, rng, index, kind)
@@ -147,16 +162,16 @@ class DialogueBuilder(Iterator[Dialogue]):
         self._seen.add(fingerprint)
         return new
 
+    def _kind(self, rng: Random) -> str:
+        draw = rng.random() * self._bounds[-1]
+        pairs = zip(self._names, self._bounds, strict=True)
+        return next(name for name, bound in pairs if draw <= bound)
+
     def _claim_turns(self, session: Session, index: int) -> Dialogue | None:
         """Return a session's dialogue; nothing when it was there before."""
         name = f"built-{self._seed}-{index:06d}"
         dialogue = Dialogue(id=name, turns=session.turns, image=session.image)
         return dialogue if self.claim(dialogue) else None
-
-
-def _kind(rng: Random) -> str:
-    draw = rng.random() * _BOUNDS[-1]
-    return next(name for name, bound in zip(_NAMES, _BOUNDS, strict=True) if draw <= bound)
 
 
 def _fill(session: Session, rng: Random, index: int, kind: str) -> None:

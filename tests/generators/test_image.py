@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_pipeline import PICTURE_SIZE_PX, TOKEN_LIMIT, build_pipeline, save_pipeline
+from tiny_pipeline import PICTURE_SIZE_PX, build_pipeline, save_pipeline
+from tiny_pipeline_parts import TOKEN_LIMIT
 
 from llmbind_cli.errors import (
     ConfigurationError,
@@ -29,14 +30,15 @@ from llmbind_cli.errors import (
     UsageError,
 )
 from llmbind_cli.generators.base import GeneratedArtifact, GeneratorRequest
-from llmbind_cli.generators.image import ImageGenerator, load_image_generator, pipeline_dtype
+from llmbind_cli.generators.image import ImageGenerator
+from llmbind_cli.generators.pipeline_generator import pipeline_dtype
 
 Altered = Callable[[], Path]
 
 
 @pytest.fixture(scope="module")
 def generator(pipeline_folder: Path) -> ImageGenerator:
-    return load_image_generator(pipeline_folder, name="tiny", device="cpu")
+    return ImageGenerator.load(pipeline_folder, name="tiny", device="cpu")
 
 
 def requests_of(seeds: Sequence[int], prompt: str = "a cat") -> list[GeneratorRequest]:
@@ -74,6 +76,7 @@ def test_png_has_size_variety_and_metadata(generator: ImageGenerator) -> None:
     assert text["prompt"] == "a cát"
     assert text["seed"] == "7"
     assert text["model"] == "tiny"
+    assert text["model_hash"] == generator.model_hash
     assert text["software"].startswith("llmbind ")
     assert len(np.unique(pixels_of(artifact))) > 20
 
@@ -129,7 +132,7 @@ def test_too_long_a_prompt_fails_alone(generator: ImageGenerator) -> None:
 
 def test_safety_checker_withholds(tmp_path: Path) -> None:
     folder = save_pipeline(tmp_path / "checked", safety_checker=True)
-    checked = load_image_generator(folder, name="checked", require_safety_checker=True)
+    checked = ImageGenerator.load(folder, name="checked", require_safety_checker=True)
     (outcome,) = checked.generate(requests_of([1]))
     assert isinstance(outcome, PolicyError)
     assert "safety checker" in str(outcome)
@@ -137,7 +140,7 @@ def test_safety_checker_withholds(tmp_path: Path) -> None:
 
 def test_absent_safety_checker_follows_the_policy(pipeline_folder: Path) -> None:
     with pytest.raises(PolicyError, match="no safety checker"):
-        load_image_generator(pipeline_folder, name="tiny", require_safety_checker=True)
+        ImageGenerator.load(pipeline_folder, name="tiny", require_safety_checker=True)
 
 
 class FakePipeline:
@@ -162,7 +165,8 @@ class FakePipeline:
 
 
 def fake(pipeline: FakePipeline, batch_size: int = 8) -> ImageGenerator:
-    return ImageGenerator(pipeline=pipeline, folder=Path(), name="fake", batch_size=batch_size)
+    nowhere = Path("no-such-folder")
+    return ImageGenerator(pipeline=pipeline, folder=nowhere, name="fake", batch_size=batch_size)
 
 
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "not numbers"), (0.0, "all-black")])
@@ -198,17 +202,17 @@ def test_fingerprint_follows_contents_not_place(
     generator: ImageGenerator, altered: Altered
 ) -> None:
     folder = altered()
-    assert load_image_generator(folder, name="copy").fingerprint == generator.fingerprint
+    assert ImageGenerator.load(folder, name="copy").fingerprint == generator.fingerprint
     (folder / "sampling.json").write_text('{"num_inference_steps": 3}')
-    assert load_image_generator(folder, name="copy").fingerprint != generator.fingerprint
+    assert ImageGenerator.load(folder, name="copy").fingerprint != generator.fingerprint
 
 
 DRAW = """
 import sys
 from pathlib import Path
 from llmbind_cli.generators.base import GeneratorRequest
-from llmbind_cli.generators.image import load_image_generator
-generator = load_image_generator(Path(sys.argv[1]), name="tiny")
+from llmbind_cli.generators.image import ImageGenerator
+generator = ImageGenerator.load(Path(sys.argv[1]), name="tiny")
 generator.generate([GeneratorRequest(prompt="a cat", seed=1)])
 """
 
@@ -223,7 +227,7 @@ def test_libraries_stay_silent(pipeline_folder: Path) -> None:
 
 def test_no_pipeline_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"model_index\.json"):
-        load_image_generator(tmp_path, name="none")
+        ImageGenerator.load(tmp_path, name="none")
 
 
 def test_pickled_weights_are_refused(altered: Altered) -> None:
@@ -231,7 +235,7 @@ def test_pickled_weights_are_refused(altered: Altered) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(IntegrityError, match="pickled") as caught:
-        load_image_generator(folder, name="pickled")
+        ImageGenerator.load(folder, name="pickled")
     assert "diffusion_pytorch_model.bin" in str(caught.value)
     assert "save_pretrained" in str(caught.value)
 
@@ -241,7 +245,7 @@ def test_truncated_weights_are_refused(altered: Altered) -> None:
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(IntegrityError, match=r"truncated: expected \d+ bytes, has \d+"):
-        load_image_generator(folder, name="cut")
+        ImageGenerator.load(folder, name="cut")
 
 
 @pytest.mark.parametrize("component", ["unet", "text_encoder"])
@@ -263,7 +267,7 @@ def test_weights_that_are_not_those_saved(altered: Altered, component: str, faul
         weights[name] = torch.full_like(weights[name], float("nan"))
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(IntegrityError) as caught:
-        load_image_generator(folder, name="foreign")
+        ImageGenerator.load(folder, name="foreign")
     assert component in str(caught.value)
     if fault != "mismatched":
         assert fault in str(caught.value)
@@ -273,7 +277,7 @@ def test_weights_gone(altered: Altered) -> None:
     folder = altered()
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(IntegrityError, match="unet"):
-        load_image_generator(folder, name="gone")
+        ImageGenerator.load(folder, name="gone")
 
 
 def test_tokenizer_without_vocabulary(altered: Altered) -> None:
@@ -283,7 +287,7 @@ def test_tokenizer_without_vocabulary(altered: Altered) -> None:
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKEN_LIMIT}
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(IntegrityError, match="no vocabulary"):
-        load_image_generator(folder, name="wordless")
+        ImageGenerator.load(folder, name="wordless")
 
 
 def test_repository_code_is_refused(altered: Altered) -> None:
@@ -292,12 +296,12 @@ def test_repository_code_is_refused(altered: Altered) -> None:
     changed = index | {"_class_name": ["my_pipeline", "MyPipeline"]}
     (folder / "model_index.json").write_text(json.dumps(changed))
     with pytest.raises(PolicyError, match="own repository"):
-        load_image_generator(folder, name="remote")
+        ImageGenerator.load(folder, name="remote")
     changed = index | {"unet": ["my_unet", "MyUnet"]}
     (folder / "model_index.json").write_text(json.dumps(changed))
     (folder / "unet" / "my_unet.py").write_text("raise SystemExit")
     with pytest.raises(PolicyError, match=r"my_unet\.py"):
-        load_image_generator(folder, name="remote")
+        ImageGenerator.load(folder, name="remote")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +312,7 @@ def test_other_pipelines_are_refused(altered: Altered, class_name: str) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": class_name}))
     with pytest.raises(UnavailableError, match=class_name):
-        load_image_generator(folder, name="other")
+        ImageGenerator.load(folder, name="other")
 
 
 @pytest.mark.parametrize(
@@ -328,20 +332,20 @@ def test_wrong_sampling_settings(altered: Altered, text: str) -> None:
     folder = altered()
     (folder / "sampling.json").write_text(text)
     with pytest.raises(ConfigurationError, match=r"sampling\.json"):
-        load_image_generator(folder, name="wrong")
+        ImageGenerator.load(folder, name="wrong")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_without_a_device(pipeline_folder: Path) -> None:
     with pytest.raises(UnavailableError, match="CUDA"):
-        load_image_generator(pipeline_folder, name="tiny", device="cuda")
+        ImageGenerator.load(pipeline_folder, name="tiny", device="cuda")
 
 
 def test_unknown_device_and_dtype(pipeline_folder: Path) -> None:
     with pytest.raises(UsageError, match="--device"):
-        load_image_generator(pipeline_folder, name="tiny", device="abacus")
+        ImageGenerator.load(pipeline_folder, name="tiny", device="abacus")
     with pytest.raises(UsageError, match="--dtype"):
-        load_image_generator(pipeline_folder, name="tiny", dtype="int7")
+        ImageGenerator.load(pipeline_folder, name="tiny", dtype="int7")
 
 
 def test_automatic_dtype_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,14 +355,14 @@ def test_automatic_dtype_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_bfloat16_draws_on_the_cpu(pipeline_folder: Path) -> None:
-    half = load_image_generator(pipeline_folder, name="tiny", device="cpu", dtype="bfloat16")
+    half = ImageGenerator.load(pipeline_folder, name="tiny", device="cpu", dtype="bfloat16")
     artifacts_of(half.generate(requests_of([1])))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_draws_nearly_the_same(pipeline_folder: Path, generator: ImageGenerator) -> None:
-    device = load_image_generator(pipeline_folder, name="tiny", device="cuda", dtype="float32")
+    device = ImageGenerator.load(pipeline_folder, name="tiny", device="cuda", dtype="float32")
     for here, there in zip(
         artifacts_of(generator.generate(requests_of(range(4)))),
         artifacts_of(device.generate(requests_of(range(4)))),

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import shutil
+import weakref
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_pipeline_media import build_media_pipeline
 
-from llmbind_cli.errors import ModelNotFoundError, UnavailableError, UsageError
-from llmbind_cli.generators import image, registry
+from llmbind_cli.errors import ModelNotFoundError, PolicyError, UnavailableError, UsageError
+from llmbind_cli.generators import memory, registry
+from llmbind_cli.generators import pipeline_folder as pipeline_folder_module
+from llmbind_cli.generators.base import GeneratedArtifact, GeneratorRequest
 from llmbind_cli.generators.registry import GeneratorRegistry, parse_generator_overrides
+from llmbind_cli.generators.settings import GeneratorSettings
 
 
 def test_overrides() -> None:
@@ -42,9 +48,11 @@ def test_no_generator_says_how_to_name_one(modality: str) -> None:
         GeneratorRegistry().load(modality)
 
 
-def test_named_generator_of_a_modality_not_run(pipeline_folder: Path) -> None:
-    with pytest.raises(UnavailableError, match="image pipelines only"):
-        GeneratorRegistry(overrides={"video": str(pipeline_folder)}).load("video")
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_a_pipeline_of_another_kind(pipeline_folder: Path, modality: str) -> None:
+    generators = GeneratorRegistry(overrides={modality: str(pipeline_folder)})
+    with pytest.raises(UnavailableError, match=f"no pipeline for {modality} but a .* for image"):
+        generators.load(modality)
 
 
 def test_tasks_without_generators() -> None:
@@ -98,12 +106,12 @@ def test_loaded_once_and_named_without_its_place(
 ) -> None:
     calls: list[Path] = []
 
-    def counted(folder: Path, **keywords: Any) -> image.ImageGenerator:
+    def counted(folder: Path, *rest: Any) -> Any:
         calls.append(folder)
-        return original(folder, **keywords)
+        return original(folder, *rest)
 
-    original = image.load_image_generator
-    monkeypatch.setattr(image, "load_image_generator", counted)
+    original = pipeline_folder_module.load_components
+    monkeypatch.setattr(pipeline_folder_module, "load_components", counted)
     generators = GeneratorRegistry(bundle={"image": str(pipeline_folder)})
     assert generators.load("image") is generators.load("image")
     assert calls == [pipeline_folder]
@@ -129,20 +137,100 @@ class Whistle:
     fingerprint = "1"
     batch_size = 1
 
-    def __init__(self, *, device: str, dtype: str, offline: bool) -> None:
-        self.settings = (device, dtype, offline)
+    def __init__(
+        self, *, device: str, dtype: str, offline: bool, settings: GeneratorSettings
+    ) -> None:
+        self.got = (device, dtype, offline, settings)
+
+    def generate(self, requests: Any) -> Any:
+        raise NotImplementedError
 
 
 def test_installed_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = metadata.EntryPoint("whistle", f"{__name__}:Whistle", registry.ENTRY_POINT_GROUP)
     monkeypatch.setattr(metadata.EntryPoint, "load", lambda self: Whistle)
 
-    def entry_points(*, group: str, name: str) -> metadata.EntryPoints:
-        return metadata.EntryPoints([entry]).select(group=group, name=name)
+    def entry_points(**wanted: str) -> metadata.EntryPoints:
+        return metadata.EntryPoints([entry]).select(**wanted)
 
     monkeypatch.setattr(metadata, "entry_points", entry_points)
-    loaded = GeneratorRegistry(overrides={"audio": "whistle"}, device="cpu").load("audio")
+    settings = GeneratorSettings(seconds=2)
+    generators = GeneratorRegistry(overrides={"audio": "whistle"}, device="cpu", settings=settings)
+    loaded = generators.load("audio")
     assert isinstance(loaded, Whistle)
-    assert loaded.settings == ("cpu", "auto", False)
+    assert loaded.got == ("cpu", "auto", False, settings)
     with pytest.raises(UsageError, match="makes audio"):
         GeneratorRegistry(overrides={"video": "whistle"}).load("video")
+
+
+@pytest.fixture
+def two_folders(pipeline_folder: Path, tmp_path: Path) -> dict[str, str]:
+    """An image and an edit generator of different folders, of the same size."""
+    other = shutil.copytree(pipeline_folder, tmp_path / "other")
+    return {"image": str(pipeline_folder), "edit": str(other)}
+
+
+def test_memory_is_told_before_loading(two_folders: dict[str, str]) -> None:
+    folder = Path(two_folders["image"])
+    loaded = GeneratorRegistry(overrides=two_folders, device="cpu").load("image")
+    planned = memory.planned_bytes(folder, device="cpu", dtype="auto")
+    assert planned == memory.parameter_bytes([loaded]) > 50_000
+    assert memory.planned_bytes(folder, device="cpu", dtype="bfloat16") == planned // 2
+
+
+@pytest.mark.parametrize(("room", "kept"), [(1.5, False), (2.1, True)])
+def test_the_least_recently_used_generator_leaves(
+    two_folders: dict[str, str], room: float, kept: bool
+) -> None:
+    one = memory.planned_bytes(Path(two_folders["image"]), device="cpu", dtype="auto")
+    settings = GeneratorSettings(memory_budget_gib=room * one / 2**30)
+    generators = GeneratorRegistry(overrides=two_folders, device="cpu", settings=settings)
+    first = generators.load("image")
+    unet = weakref.ref(first.pipeline.unet)  # type: ignore[attr-defined]
+    generators.load("edit")
+    assert (unet() is not None) == kept
+    assert (generators.load("image") is first) == kept
+    request = GeneratorRequest(prompt="a cat", seed=1)
+    assert isinstance(generators.load("image").generate([request])[0], GeneratedArtifact)
+
+
+def test_use_counts_not_the_order_of_loading(two_folders: dict[str, str], tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    with pipeline_folder_module.quiet_libraries():
+        build_media_pipeline("TextToVideoSDPipeline").save_pretrained(clips)
+    folders = two_folders | {"video": str(clips)}
+    image, clip = (
+        memory.planned_bytes(Path(folders[modality]), device="cpu", dtype="auto")
+        for modality in ("image", "video")
+    )
+    room = image + max(image, clip)
+    settings = GeneratorSettings(memory_budget_gib=room / 2**30 * 1.01)
+    generators = GeneratorRegistry(overrides=folders, device="cpu", settings=settings)
+    first, second = generators.load("image"), generators.load("edit")
+    assert generators.load("image") is first
+    generators.load("video")
+    assert first.pipeline is not None  # type: ignore[attr-defined]
+    assert second.pipeline is None  # type: ignore[attr-defined]
+
+
+def test_a_generator_larger_than_the_budget(two_folders: dict[str, str]) -> None:
+    settings = GeneratorSettings(memory_budget_gib=1e-5)
+    generators = GeneratorRegistry(overrides=two_folders, device="cpu", settings=settings)
+    with pytest.raises(UsageError, match=r"memory_budget_gib 1e-05: the weights of tiny take"):
+        generators.load("image")
+
+
+def test_shared_networks_count_once(pipeline_folder: Path) -> None:
+    both = {"image": str(pipeline_folder), "edit": str(pipeline_folder)}
+    generators = GeneratorRegistry(overrides=both, device="cpu")
+    drawing, editing = generators.load("image"), generators.load("edit")
+    assert memory.parameter_bytes([drawing, editing]) == memory.parameter_bytes([drawing])
+
+
+def test_a_bundles_policy_covers_every_kind_of_picture(pipeline_folder: Path) -> None:
+    for modality in ("image", "edit"):
+        generators = GeneratorRegistry(
+            overrides={modality: str(pipeline_folder)}, require_safety_checker=True
+        )
+        with pytest.raises(PolicyError, match=f"--generator {modality}="):
+            generators.load(modality)

@@ -10,12 +10,14 @@ import hashlib
 import importlib
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from llmbind_cli.errors import (
     ConfigurationError,
@@ -25,17 +27,20 @@ from llmbind_cli.errors import (
     UnavailableError,
 )
 from llmbind_cli.weights.hashes import check_safetensors, sha256_file
+from llmbind_cli.weights.layout import select_weights
 
 INDEX = "model_index.json"
 SAMPLING = "sampling.json"
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _CONTENT = (".json", ".safetensors", ".txt", ".model")
 _SHARED_LIBRARIES = ("diffusers", "transformers")
+# Their authors run these in float32 beside 16-bit networks, since they overflow or blur in less.
+_FLOAT32_CLASSES = ("AutoencoderKLWan",)
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' bars and warnings off stderr while a pipeline loads.
+    """Keep the libraries' bars and warnings off stderr while a pipeline loads or works.
 
     What they warn about is either refused here with an error or concerns their developers.
     diffusers stays quiet afterwards: what it says about a single picture is that picture's error.
@@ -49,7 +54,9 @@ def quiet_libraries() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
 
@@ -88,7 +95,8 @@ def read_sampling(folder: Path) -> dict[str, int | float]:
     place for it. The file is optional.
 
     Returns:
-        ``num_inference_steps`` (a whole number ≥ 1) and ``guidance_scale`` (≥ 0), where given.
+        ``num_inference_steps`` (a whole number ≥ 1), ``guidance_scale`` (≥ 0) and ``fps`` (a whole
+        number ≥ 1, for clips), where given.
 
     Raises:
         ConfigurationError: The file has another key, or a value out of range.
@@ -103,9 +111,10 @@ def read_sampling(folder: Path) -> dict[str, int | float]:
     rules: dict[str, tuple[type | tuple[type, ...], float, str]] = {
         "num_inference_steps": (int, 1, "a whole number ≥ 1"),
         "guidance_scale": ((int, float), 0, "a number ≥ 0"),
+        "fps": (int, 1, "a whole number ≥ 1"),
     }
     if not isinstance(settings, dict) or set(settings) - set(rules):
-        raise ConfigurationError(f"{path}: holds an object with {' and '.join(rules)}, no more")
+        raise ConfigurationError(f"{path}: holds an object with {', '.join(rules)}, no more")
     for key, value in settings.items():
         kind, least, rule = rules[key]
         whole = isinstance(value, kind) and not isinstance(value, bool)
@@ -206,10 +215,11 @@ def load_components(folder: Path, classes: dict[str, type], dtype: torch.dtype) 
 
     networks: dict[str, Any] = {}
     for name, found in classes.items():
+        own = torch.float32 if found.__name__ in _FLOAT32_CLASSES else dtype
         if issubclass(found, ModelMixin):
-            keywords: dict[str, Any] = {"torch_dtype": dtype}
+            keywords: dict[str, Any] = {"torch_dtype": own}
         elif issubclass(found, PreTrainedModel):
-            keywords = {"dtype": dtype}
+            keywords = {"dtype": own}
         else:
             continue
         where = folder / name
@@ -260,46 +270,35 @@ def assemble(found: Any, folder: Path, networks: dict[str, Any]) -> Any:
 
     Raises:
         IntegrityError: A tokenizer, scheduler or processor cannot be read.
+        UnavailableError: One of them needs a package that is not installed.
     """
     try:
         return found.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, **networks
         )
+    except ImportError as error:
+        raise UnavailableError(
+            f"{folder}: a part of the pipeline needs a package that is not installed "
+            f"({_first_line(error)}); pip install 'llmbind[media]' brings those that published "
+            f"pipelines need"
+        ) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{folder}: cannot be loaded: {_first_line(error)}") from error
 
 
-def check_tokenizers(folder: Path, pipeline: Any) -> None:
-    """Refuse tokenizers that came up empty or do not fit their text encoder.
+def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """Return how much memory the folder's parameters will take, read from the files' headers.
 
-    transformers builds a tokenizer of special tokens alone when the vocabulary file is absent.
-
-    Raises:
-        IntegrityError: Names the tokenizer's folder.
+    Args:
+        folder: The pipeline folder.
+        dtype: Of the loaded parameters.
     """
-    for name, tokenizer in tokenizers(pipeline).items():
-        words = len(tokenizer) - len(set(tokenizer.all_special_tokens))
-        if words < 1:
-            raise IntegrityError(
-                f"{folder / name}: the tokenizer has no vocabulary; its files are missing or "
-                f"incomplete"
-            )
-        encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
-        rows = getattr(getattr(encoder, "config", None), "vocab_size", None)
-        if rows is not None and len(tokenizer) > rows:
-            raise IntegrityError(
-                f"{folder / name}: {len(tokenizer)} tokens, but the text encoder has {rows} "
-                f"embedding rows"
-            )
-
-
-def tokenizers(pipeline: Any) -> dict[str, Any]:
-    """Return the tokenizers of a pipeline by component name."""
-    return {
-        name: component
-        for name, component in pipeline.components.items()
-        if name.startswith("tokenizer") and component is not None
-    }
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")]
+    numbers = 0
+    for name in select_weights([INDEX, *names]):
+        with safe_open(folder / name, framework="pt") as file:
+            numbers += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    return numbers * dtype.itemsize
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,27 +1,39 @@
 """Which generator serves a task: the bundle's table, overridden by ``--generator``, loaded once.
 
 A source is a diffusers pipeline folder, ``hf:ORG/NAME@REVISION``, or the name of an installed
-generator: an entry point of the group ``llmbind.generators`` whose object is called with
-``device``, ``dtype`` and ``offline`` as keywords and returns a
-:class:`~llmbind_cli.generators.base.Generator`.
+generator (:mod:`llmbind_cli.generators.plugins`).
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmbind_cli.errors import ModelNotFoundError, UnavailableError, UsageError
+from llmbind_cli.generators import plugins
 from llmbind_cli.generators.base import Generator
+from llmbind_cli.generators.plugins import find_plugin, make_generator
+from llmbind_cli.generators.settings import GeneratorSettings
 from llmbind_cli.weights.sources import HubSource, PathSource, PypiSource, parse_source
 
-ENTRY_POINT_GROUP = "llmbind.generators"
-MODALITIES = ("image", "edit", "video", "audio")
+if TYPE_CHECKING:
+    from llmbind_cli.generators.pipeline_generator import PipelineGenerator
+
+_CLASSES = {
+    "image": "ImageGenerator",
+    "edit": "EditGenerator",
+    "video": "VideoGenerator",
+    "audio": "AudioGenerator",
+}
+MODALITIES = tuple(_CLASSES)
+ENTRY_POINT_GROUP = plugins.ENTRY_POINT_GROUP
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII)
+_DEFAULTS = GeneratorSettings()
 
 
 def parse_generator_overrides(assignments: Iterable[str]) -> dict[str, str]:
@@ -52,7 +64,10 @@ def parse_generator_overrides(assignments: Iterable[str]) -> dict[str, str]:
 
 
 class GeneratorRegistry:
-    """The generators of one process; each is loaded at its first use and kept."""
+    """The generators of one process; each is loaded at its first use and kept.
+
+    Under a memory budget the least recently used ones leave before another is loaded.
+    """
 
     def __init__(
         self,
@@ -64,6 +79,7 @@ class GeneratorRegistry:
         dtype: str = "auto",
         offline: bool = False,
         require_safety_checker: bool = False,
+        settings: GeneratorSettings = _DEFAULTS,
     ) -> None:
         """Put the tables together; nothing is looked up yet.
 
@@ -74,7 +90,8 @@ class GeneratorRegistry:
             device: Value of ``--device``.
             dtype: Value of ``--dtype``.
             offline: Fetch nothing.
-            require_safety_checker: Refuse image pipelines without one.
+            require_safety_checker: Refuse pipelines for pictures and clips without one.
+            settings: What the user asked of every generator.
         """
         self._sources = {
             modality: _within(folder, source) for modality, source in (bundle or {}).items()
@@ -84,6 +101,8 @@ class GeneratorRegistry:
         self._dtype = dtype
         self._offline = offline
         self._require_safety_checker = require_safety_checker
+        self._settings = settings
+        # In the order of use, the latest last.
         self._loaded: dict[str, Generator] = {}
 
     def check(self, modality: str) -> str:
@@ -104,22 +123,13 @@ class GeneratorRegistry:
             raise UnavailableError(f"no generator serves the task {modality!r}")
         source = self._sources.get(modality)
         if source is None:
-            flag = f"--generator {modality}=PATH_OR_ID"
-            how = f"name one: {flag}, for example {flag.replace('PATH_OR_ID', './my-pipeline')}"
-            if modality != "image":
-                how = (
-                    f"{flag} takes an installed generator for it, since llmbind itself runs image "
-                    f"pipelines only"
-                )
-            raise ModelNotFoundError(f"no {modality} generator: {how}")
-        if _entry_point(source) is not None:
-            return source
-        if modality != "image":
-            raise UnavailableError(
-                f"--generator {modality}={source}: llmbind itself runs image pipelines only, and "
-                f"no installed package offers a generator of that name"
+            flag = f"--generator {modality}="
+            raise ModelNotFoundError(
+                f"no {modality} generator: name one: {flag}PATH_OR_ID, for example "
+                f"{flag}./my-pipeline"
             )
-        _parse(source)
+        if find_plugin(source) is None:
+            _parse(source)
         return source
 
     def load(self, modality: str) -> Generator:
@@ -130,29 +140,36 @@ class GeneratorRegistry:
 
         Raises:
             ModelNotFoundError: None is named for it, or its folder or repository is not there.
-            UnavailableError: This version cannot run it, or the device is missing.
+            UnavailableError: This version cannot run it, or a device or package is missing.
             IntegrityError: Its weights fail a check.
             PolicyError: It needs code of its own, or lacks a required safety checker.
             TemporaryError: The hub or the device's memory failed it for now.
-            UsageError: The source has no form that llmbind reads.
+            UsageError: The source has no form that llmbind reads, or the pipeline cannot take one
+                of the settings, the memory budget among them.
         """
         if modality not in self._loaded:
             self._loaded[modality] = self._load(modality, self.check(modality))
+        self._loaded[modality] = self._loaded.pop(modality)
         return self._loaded[modality]
 
     def _load(self, modality: str, source: str) -> Generator:
-        entry = _entry_point(source)
-        if entry is not None:
-            made: Generator = entry.load()(
-                device=self._device, dtype=self._dtype, offline=self._offline
+        entry = find_plugin(source)
+        if entry is None:
+            return self._load_pipeline(modality, source)
+        made = make_generator(
+            entry,
+            device=self._device,
+            dtype=self._dtype,
+            offline=self._offline,
+            settings=self._settings,
+        )
+        if made.modality != modality:
+            raise UsageError(
+                f"--generator {modality}={source}: that generator makes {made.modality}"
             )
-            if made.modality != modality:
-                raise UsageError(
-                    f"--generator {modality}={source}: that generator makes {made.modality}"
-                )
-            return made
-        from llmbind_cli.generators.image import load_image_generator
+        return made
 
+    def _load_pipeline(self, modality: str, source: str) -> Generator:
         parsed = _parse(source)
         if isinstance(parsed, HubSource):
             from llmbind_cli.weights.cache import resolve
@@ -162,13 +179,51 @@ class GeneratorRegistry:
             folder = parsed.path
             # The last part only: files that are passed on should not tell where they were made.
             name = folder.resolve().name
-        return load_image_generator(
+        module = importlib.import_module(f"llmbind_cli.generators.{modality}")
+        found: type[PipelineGenerator] = getattr(module, _CLASSES[modality])
+        shared = self._loaded_from(folder)
+        if shared is None:
+            self._make_room(folder, name)
+        return found.load(
             folder,
             name=name,
             device=self._device,
             dtype=self._dtype,
+            settings=self._settings,
             require_safety_checker=self._require_safety_checker,
+            shared=shared,
         )
+
+    def _loaded_from(self, folder: Path) -> PipelineGenerator | None:
+        """Return a loaded picture generator of the same folder: edits run on its networks."""
+        from llmbind_cli.generators.pipeline_generator import PipelineGenerator
+
+        if self._settings.cpu_offload:
+            return None  # the networks' hooks know one pipeline only
+        for made in self._loaded.values():
+            if isinstance(made, PipelineGenerator) and made.folder.resolve() == folder.resolve():
+                return made
+        return None
+
+    def _make_room(self, folder: Path, name: str) -> None:
+        """Let generators go until the folder's networks fit into the memory budget."""
+        if self._settings.memory_budget_gib is None:
+            return
+        from llmbind_cli.generators.memory import parameter_bytes, planned_bytes
+
+        budget = int(self._settings.memory_budget_gib * 2**30)
+        planned = planned_bytes(folder, device=self._device, dtype=self._dtype)
+        if planned > budget:
+            raise UsageError(
+                f"memory_budget_gib {self._settings.memory_budget_gib:g}: the weights of {name} "
+                f"take {planned / 2**30:.3g} GiB; raise the budget or name a smaller generator"
+            )
+        while self._loaded and parameter_bytes(self._loaded.values()) + planned > budget:
+            oldest = next(iter(self._loaded))
+            leaving = self._loaded.pop(oldest)
+            release = getattr(leaving, "release", None)
+            if release is not None:
+                release()
 
 
 def _parse(source: str) -> HubSource | PathSource:
@@ -195,8 +250,3 @@ def _within(folder: Path | None, source: str) -> str:
     if folder is not None and (folder / source).is_dir():
         return str(folder / source)
     return source
-
-
-def _entry_point(source: str) -> metadata.EntryPoint | None:
-    found = metadata.entry_points(group=ENTRY_POINT_GROUP, name=source)
-    return next(iter(found), None)

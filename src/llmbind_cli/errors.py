@@ -100,3 +100,16 @@ class ConfigurationError(LlmbindError):
     """A recipe or a configuration file is wrong."""
 
     exit_code = 78
+
+
+def error_of(exit_code: int, message: str) -> LlmbindError:
+    """Return an error again that was written down as its code and message.
+
+    Args:
+        exit_code: Of any class here; another one gives the base class.
+        message: As it was.
+    """
+    for kind in LlmbindError.__subclasses__():
+        if kind.exit_code == exit_code:
+            return kind(message)
+    return LlmbindError(message)

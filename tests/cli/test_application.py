@@ -69,7 +69,7 @@ def test_a_misspelt_word_names_the_nearest_one(llmbind, arguments, nearest):
         (["generate", "--generator", "image", "a fox"], "--generator", "image=PATH_OR_ID"),
         (["generate", "--from", "x.jsonl", "a fox"], "--from", "PROMPT"),
         (["edit", "no-such.png", "make it red"], "IMAGE", "does not exist"),
-        (["edit"], "IMAGE", "Missing"),
+        (["edit"], "IMAGE", "give IMAGE and INSTRUCTION"),
     ],
 )
 def test_a_bad_value_names_flag_and_range(llmbind, arguments, flag, allowed):

@@ -166,14 +166,17 @@ def test_results_that_find_no_room_are_74(llmbind):
     assert "No space left" in run.stderr
 
 
-@pytest.mark.parametrize("command", ["segment", "edit"])
-def test_a_command_without_a_model_says_so(llmbind, tmp_path, command):
+@pytest.mark.parametrize(
+    ("command", "code", "reason"),
+    [("segment", 69, "'segment' cannot run"), ("edit", 10, "--generator edit=")],
+)
+def test_a_command_without_a_model_says_so(llmbind, tmp_path, command, code, reason):
     image = tmp_path / "photo.png"
     image.write_bytes(b"any")
     run = llmbind(command, str(image), "the dog", "--json")
-    assert (run.returncode, run.stdout) == (69, "")
+    assert (run.returncode, run.stdout) == (code, "")
     assert run.stderr.count("\n") == 1
-    assert f"'{command}' cannot run" in run.stderr
+    assert reason in run.stderr
 
 
 @pytest.mark.parametrize("command", ["segment", "edit"])

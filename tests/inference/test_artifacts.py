@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmbind_cli.errors import LockHeldError, OutputError, PolicyError, StorageError
 from llmbind_cli.generators.base import GeneratedArtifact
-from llmbind_cli.inference import artifacts
+from llmbind_cli.inference import json_lines
 from llmbind_cli.inference.artifacts import (
     MANIFEST,
     ArtifactFile,
@@ -247,7 +247,7 @@ for n in range(20):
 
 
 def test_writes_wait_for_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "_COMMIT_WAIT_S", 0.0)
+    monkeypatch.setattr(json_lines, "COMMIT_WAIT_S", 0.0)
     out = ArtifactFolder(out=tmp_path)
     with exclusive_lock(out.manifest):
         with pytest.raises(LockHeldError):

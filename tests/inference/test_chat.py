@@ -1,156 +1,205 @@
-"""``chat``: one turn, a conversation with memory, and the loop on a terminal."""
+"""``llmbind chat`` as a command: one turn, kept sessions, replays, and what is refused early."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+from painters import all_generators
+from PIL import Image
 from tiny_pipeline import save_pipeline
 
 from llmbind_cli.app import main
-from llmbind_cli.generators.registry import GeneratorRegistry
-from llmbind_cli.inference.chat import Repl, Turn
-from llmbind_cli.inference.session import Session
-from llmbind_cli.tokens import ReplyError
+from llmbind_cli.inference.model_options import ModelOptions
 
 
 @pytest.fixture
-def session(bound):
-    return Session(bound, max_new_tokens=16, temperature=0.0, seed=0)
+def painters(monkeypatch):
+    """Generators for pictures, edits and sounds, whatever the flags name."""
+    monkeypatch.setattr(ModelOptions, "generators", lambda _self, _overrides: all_generators())
 
 
 @pytest.fixture
-def repl(session, tmp_path):
-    return Repl(Turn(session, GeneratorRegistry(), out=tmp_path / "out", seed=0))
+def no_model(monkeypatch):
+    """Fails the test where a language model is loaded."""
+
+    def refuse(_self):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(ModelOptions, "load", refuse)
 
 
-def type_in(monkeypatch, *lines):
-    """Let a person type the lines and then end the input."""
-    waiting = iter(lines)
+@pytest.fixture
+def chat(bundle, tmp_path, capsys):
+    """Runs ``llmbind chat`` with the tiny bundle; returns exit code, stdout and stderr."""
 
-    def read(_prompt=""):
-        line = next(waiting, None)
-        if line is None:
-            raise EOFError
-        if isinstance(line, BaseException):
-            raise line
-        return line
+    def run(*arguments, out="out"):
+        code = main(["chat", "--model", str(bundle), "--out", str(tmp_path / out), *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
-    monkeypatch.setattr("builtins.input", read)
+    return run
 
 
-def spoken(session, tmp_path):
-    session.save(tmp_path / "talk.jsonl")
-    return json.loads((tmp_path / "talk.jsonl").read_text())["conversations"]
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (10, 6), "teal").save(path)
+    return str(path)
 
 
-def test_one_turn_prints_the_reply(bundle, replies, capsys):
+def test_one_turn_prints_the_reply(chat, replies):
     replies["rain"] = "Clouds cool."
-    assert main(["chat", "--model", str(bundle), "why rain?"]) == 0
-    assert capsys.readouterr().out == "Clouds cool.\n"
+    assert chat("why rain?")[:2] == (0, "Clouds cool.\n")
 
 
-def test_one_turn_draws_what_the_reply_calls_for(bundle, replies, capsys, tmp_path):
+def test_one_turn_draws_what_the_reply_calls_for(chat, replies, tmp_path):
     replies["cat"] = "Sure: <gen>a cat</gen> Enjoy!"
     pipeline = save_pipeline(tmp_path / "tiny")
-    out = tmp_path / "out"
-    arguments = ["--model", str(bundle), "--generator", f"image={pipeline}", "--out", str(out)]
-    assert main(["chat", *arguments, "draw a cat"]) == 0
-    assert capsys.readouterr().out == (f"Sure: [image: a cat] Enjoy!\n{out}/turn-1-image-0.png\n")
+    code, out, _ = chat("--generator", f"image={pipeline}", "draw a cat")
+    assert code == 0
+    assert out == f"Sure: [image: a cat] Enjoy!\n{tmp_path}/out/turn-1-image-0.png\n"
 
 
-def test_one_turn_without_a_generator_shows_the_reply_and_exits_10(bundle, replies, capsys):
+def test_one_turn_edits_the_picture_that_goes_with_it(chat, replies, painters, photo, tmp_path):
+    replies["red"] = "<edit>make it red</edit>"
+    code, out, _ = chat("--image", photo, "make it red")
+    assert (code, out) == (0, f"[edit: make it red]\n{tmp_path}/out/turn-1-edit-0.png\n")
+
+
+def test_an_edit_without_a_picture_is_wrong_usage(chat, replies, painters):
+    replies["red"] = "<edit>make it red</edit>"
+    code, out, err = chat("make it red")
+    assert (code, out) == (2, "[edit: make it red]\n")
+    assert "attach one with --image FILE" in err
+
+
+def test_one_turn_without_a_generator_shows_the_reply_and_exits_10(chat, replies):
     replies["cat"] = "<vid_cap>a cat</vid_cap>"
-    assert main(["chat", "--model", str(bundle), "film a cat"]) == 10
-    captured = capsys.readouterr()
-    assert captured.out == "[video: a cat]\n"
-    assert "--generator video=" in captured.err
+    code, out, err = chat("film a cat")
+    assert (code, out) == (10, "[video: a cat]\n")
+    assert "--generator video=" in err
 
 
-def test_a_file_of_requests_needs_plan(bundle, capsys, tmp_path):
+def test_a_file_of_requests_needs_plan(chat, tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text('{"prompt": "why rain?"}')
-    assert main(["chat", "--model", str(bundle), "--from", str(path)]) == 2
-    assert "llmbind generate --from" in capsys.readouterr().err
+    code, _, err = chat("--from", str(path))
+    assert code == 2
+    assert "generate --from" in " ".join(err.split())
 
 
-def test_a_plan_of_one_turn_is_a_json_line(bundle, replies, capsys):
+def test_a_plan_of_one_turn_is_a_json_line(chat, replies):
     replies["rain"] = "Clouds cool."
-    assert main(["chat", "--model", str(bundle), "--plan", "why rain?"]) == 0
-    line = json.loads(capsys.readouterr().out)
-    assert (line["task"], line["reply"]) == ("text", "Clouds cool.")
+    code, out, _ = chat("--plan", "why rain?")
+    line = json.loads(out)
+    assert (code, line["task"], line["reply"]) == (0, "text", "Clouds cool.")
 
 
-def test_the_session_remembers_and_resets(session, replies, tmp_path):
-    replies |= {"cat": "Sure: <gen>a cat</gen>", "red": "<edit>make it red</edit>"}
-    session.ask("draw a cat")
-    (call,) = session.ask("make it red").calls
-    assert call.task == "edit"
-    assert [turn["value"] for turn in spoken(session, tmp_path)] == [
-        "draw a cat", "Sure: <gen>a cat</gen>", "make it red", "<edit>make it red</edit>",
+def test_json_gives_the_result_line_and_nothing_else(chat, replies, painters):
+    replies["cat"] = "Sure: <gen>a cat</gen>"
+    code, out, _ = chat("--json", "--preview", "a cat")
+    line = json.loads(out)
+    assert (code, line["task"], line["status"]) == (0, "image", "ok")
+
+
+def test_a_session_goes_on_and_is_replayed_byte_for_byte(
+    chat, replies, painters, photo, tmp_path, monkeypatch
+):
+    replies |= {"cat": "<gen>a cat</gen> <aud_cap>purr</aud_cap>", "red": "<edit>red</edit>"}
+    session = ("--session", str(tmp_path / "talk.jsonl"))
+    assert chat(*session, "--image", photo, "a cat")[0] == 0
+    assert chat(*session, "--seed", "5", "make it red")[0] == 0
+    assert chat(*session, "now make the first picture red")[0] == 0
+    monkeypatch.setattr(ModelOptions, "load", lambda _self: pytest.fail("the model was loaded"))
+    code, out, err = chat(*session, "--replay", out="again")
+    assert code == 0
+    assert "made 4 files again, byte for byte" in err
+    names = [
+        "turn-1-image-0.png", "turn-1-audio-1.wav", "turn-2-edit-0.png", "turn-3-edit-0.png",
     ]  # fmt: skip
-    session.reset()
-    assert spoken(session, tmp_path) == []
+    assert out.split() == [str(tmp_path / "again" / name) for name in names]
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
-def test_a_failed_exchange_leaves_the_conversation_as_it_was(session, replies, tmp_path):
-    replies["cat"] = "<gen>a c"
-    assert isinstance(session.ask("cat").error, ReplyError)
-    assert spoken(session, tmp_path) == []
+def test_a_replay_tells_what_is_not_the_same(chat, replies, painters, photo, tmp_path):
+    replies |= {"cat": "<gen>a cat</gen>", "red": "<edit>red</edit>"}
+    session = ("--session", str(tmp_path / "talk.jsonl"))
+    assert chat(*session, "--image", photo, "make it red")[0] == 0
+    Image.new("RGB", (10, 6), "pink").save(photo)
+    code, _, err = chat(*session, "--replay", out="again")
+    assert code == 3
+    assert "was altered" in err
+    assert "turn-1-edit-0.png) differs from the first one" in err
 
 
-def test_an_attached_picture_goes_with_the_next_message_only(session, replies, tmp_path):
-    session.attach(tmp_path / "photo.png")
-    assert len(session.ask("hello").request.images) == 1
-    assert session.ask("again").request.images == ()
+def test_a_replay_without_the_picture_it_starts_from(chat, replies, painters, photo, tmp_path):
+    replies |= {"red": "<edit>red</edit>"}
+    session = ("--session", str(tmp_path / "talk.jsonl"))
+    assert chat(*session, "--image", photo, "make it red")[0] == 0
+    (tmp_path / "photo.png").unlink()
+    code, _, err = chat(*session, "--replay", out="again")
+    assert code == 3
+    assert "no such file" in err
 
 
-def test_the_loop_answers_until_end_of_file(repl, replies, monkeypatch, capsys):
-    replies["rain"] = "Clouds cool."
-    type_in(monkeypatch, "why rain?", "", "/quit", "never read")
-    repl.run()
-    assert capsys.readouterr().out == "Clouds cool.\n"
+@pytest.mark.parametrize(
+    "arguments", [["--replay"], ["--replay", "--session", "nowhere.jsonl"]]
+)  # fmt: skip
+def test_a_replay_needs_a_session(chat, arguments):
+    code, _, err = chat(*arguments)
+    assert code == 2
+    assert "--replay needs --session FILE" in err
 
 
-def test_a_call_without_generator_does_not_end_the_loop(repl, replies, monkeypatch, capsys):
-    replies |= {"cat": "<gen>a cat</gen>", "rain": "Clouds cool."}
-    type_in(monkeypatch, "cat", "rain")
-    repl.run()
-    captured = capsys.readouterr()
-    assert captured.out == "[image: a cat]\nClouds cool.\n\n"
-    assert "--generator image=" in captured.err
+@pytest.mark.parametrize("beside", [["a cat"], ["--plan"], ["--from", "r.jsonl"]])
+def test_a_replay_takes_no_message(chat, beside, tmp_path):
+    assert chat("--replay", "--session", str(tmp_path / "talk.jsonl"), *beside)[0] == 2
 
 
-def test_the_commands_of_the_loop(repl, replies, monkeypatch, capsys, tmp_path):
-    picture = tmp_path / "photo.png"
-    picture.touch()
-    saved = tmp_path / "talk.jsonl"
-    type_in(
-        monkeypatch, "/help", f"/image {picture}", "hi", f"/save {saved}", "/reset",
-        f"/save {tmp_path}/empty.jsonl", "/image nowhere.png", "/dance", "/save",
-    )  # fmt: skip
-    repl.run()
-    errors = capsys.readouterr().err
-    for expected in ("/reset        forget", "attached photo.png", "nowhere.png: no such file",
-                     "no command /dance", "/save needs a file name"):  # fmt: skip
-        assert expected in errors
-    assert len(json.loads(saved.read_text())["conversations"]) == 2
-    assert json.loads((tmp_path / "empty.jsonl").read_text())["conversations"] == []
+def test_a_plan_keeps_no_session(chat, tmp_path):
+    code, _, err = chat("--plan", "--session", str(tmp_path / "talk.jsonl"), "a cat")
+    assert code == 2
+    assert "--plan runs nothing" in err
+    assert not (tmp_path / "talk.jsonl").exists()
 
 
-def test_ctrl_c_stops_the_reply_not_the_program(repl, replies, monkeypatch, capsys, tmp_path):
-    replies["rain"] = "Clouds cool."
-    ask = repl._turn.session.ask
+def test_a_damaged_picture_is_refused_before_the_model_loads(chat, no_model, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    code, _, err = chat("--image", str(tmp_path / "broken.png"), "make it red")
+    assert code == 65
+    assert "cannot be read as a picture" in err
 
-    def interrupted(prompt, **options):
-        if prompt == "long":
-            raise KeyboardInterrupt
-        return ask(prompt, **options)
 
-    monkeypatch.setattr(repl._turn.session, "ask", interrupted)
-    type_in(monkeypatch, "long", KeyboardInterrupt(), "rain")
-    repl.run()
-    captured = capsys.readouterr()
-    assert "Clouds cool." in captured.out
-    assert "stopped" in captured.err
-    assert len(spoken(repl._turn.session, tmp_path)) == 2
+def test_a_folder_that_cannot_be_made_is_refused_before_the_model_loads(chat, no_model, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    assert chat("a cat", out="out/below")[0] == 73
+
+
+def test_a_damaged_session_is_refused_before_the_model_loads(chat, no_model, tmp_path):
+    (tmp_path / "talk.jsonl").write_text("my notes\n")
+    assert chat("--session", str(tmp_path / "talk.jsonl"), "a cat")[0] == 65
+
+
+def test_talk_alone_makes_no_folder(chat, replies, tmp_path):
+    assert chat("--gallery", "hello")[0] == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gallery_is_written_at_the_end(chat, replies, painters, tmp_path):
+    replies["cat"] = "<gen>a cat</gen>"
+    code, _, err = chat("--gallery", "a cat")
+    assert code == 0
+    page = tmp_path / "out" / "index.html"
+    assert f"gallery: {page}" in err
+    assert "turn-1-image-0.png" in page.read_text()
+
+
+def test_preview_shows_the_picture_below_its_name(chat, replies, painters):
+    replies["cat"] = "<gen>a cat</gen>"
+    _, plain, _ = chat("a cat")
+    assert "▀" not in plain  # stdout is no terminal here
+    _, shown, _ = chat("--preview", "a cat")
+    assert shown.startswith(plain)
+    assert "▀" in shown

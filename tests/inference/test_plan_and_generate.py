@@ -179,7 +179,26 @@ def test_an_empty_prompt_is_refused(llmbind_generate):
 def test_an_output_that_cannot_be_written_fails_before_any_model_loads(
     llmbind_generate, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("llmbind_cli.inference.model_options.load_model", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("llmbind_cli.model.loader.load_model", lambda *_, **__: 1 / 0)
     blocked = tmp_path / "file"
     blocked.touch()
     assert llmbind_generate("cat", "--out", blocked / "out")[0] == 73
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["a cat", "--shard", "1/2"], "--from"),
+        (["a cat", "--dry-run"], "--from"),
+        (["a cat", "--fail-if-empty"], "--from"),
+        (["a cat", "--no-resume"], "--from"),
+        (["--from", "-", "--shard", "0/2"], "between 1 and"),
+        (["--from", "-", "--shard", "3/2"], "between 1 and"),
+        (["--from", "-", "--shard", "half"], "i/n"),
+        (["--from", "-", "--merge", "."], "exclude"),
+        (["a cat", "--wait", "-1"], "--wait"),
+    ],
+)
+def test_wrong_usage(capsys, arguments, word):
+    assert main(["generate", *arguments]) == 2
+    assert word in capsys.readouterr().err

@@ -26,6 +26,28 @@ def chat(
         ),
     ] = None,
     out: flags.Out = flags.OUT,
+    session: Annotated[
+        Path | None,
+        typer.Option(
+            "--session",
+            metavar="FILE.jsonl",
+            dir_okay=False,
+            show_default=False,
+            help="Keep the conversation in a file, and go on with the one in it.",
+        ),
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Make the files of --session again; ask no model.")
+    ] = False,
+    preview: Annotated[
+        bool | None,
+        typer.Option(
+            "--preview/--no-preview",
+            show_default=False,
+            help="Show pictures in any terminal; never. Default: where it can show true ones.",
+        ),
+    ] = None,
+    gallery: flags.Gallery = False,
     plan: flags.Plan = False,
     requests: flags.From = None,
     generators: flags.Generators = None,
@@ -48,19 +70,34 @@ def chat(
     if prompt is not None and requests is not None:
         raise typer.BadParameter("PROMPT and --from exclude each other", param_hint="--from")
 
+    if replay and (prompt is not None or images or plan or requests is not None):
+        raise typer.BadParameter(
+            "makes what stands in --session: no PROMPT, --image, --plan or --from beside it",
+            param_hint="--replay",
+        )
+    if requests is not None and not plan:
+        raise typer.BadParameter(
+            "needs --plan; `llmbind generate --from` makes the files", param_hint="--from"
+        )
+
     from llmbind_cli.generators.registry import parse_generator_overrides
-    from llmbind_cli.inference.chat import run_chat
+    from llmbind_cli.inference.chat import ChatOptions, plan_chat, replay_chat, run_chat
     from llmbind_cli.inference.model_options import ModelOptions
 
-    run_chat(
-        prompt=prompt,
-        images=images or [],
+    talk = ChatOptions(
         out=out,
-        plan=plan,
-        requests=requests,
+        session=session,
+        preview=preview,
+        gallery=gallery,
         generators=parse_generator_overrides(generators or []),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
-        options=ModelOptions(model=model, device=device.value, dtype=dtype.value, offline=offline),
     )
+    options = ModelOptions(model=model, device=device.value, dtype=dtype.value, offline=offline)
+    if replay:
+        replay_chat(chat=talk, options=options)
+    elif plan:
+        plan_chat(prompt=prompt, images=images or [], requests=requests, chat=talk, options=options)
+    else:
+        run_chat(prompt=prompt, images=images or [], chat=talk, options=options)

@@ -72,6 +72,9 @@ Generators = Annotated[
         help="Use another generator for one modality; may be repeated.",
     ),
 ]
+Gallery = Annotated[
+    bool, typer.Option("--gallery", help="Write a page of all results, index.html, into --out.")
+]
 MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", min=1, max=4096, help="Longest reply, in tokens.")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,11 +24,45 @@ def generate(
     plan: flags.Plan = False,
     requests: flags.From = None,
     out: flags.Out = flags.OUT,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume", help="Go on with the job in --out, or demand an empty folder."
+        ),
+    ] = True,
+    shard: Annotated[
+        str,
+        typer.Option("--shard", metavar="I/N", help="Do only the I-th of N parts of --from."),
+    ] = "1/1",
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--merge",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            show_default=False,
+            help="Put the shards in DIR together in --out; may be repeated.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count and estimate what --from asks for; no more.")
+    ] = False,
+    fail_if_empty: Annotated[
+        bool, typer.Option("--fail-if-empty", help="Exit with 5 if --from has no requests.")
+    ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait", metavar="S", min=0.0, help="Seconds to wait for another run in --out."
+        ),
+    ] = 0.0,
     generators: flags.Generators = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, max=1024, help="Requests decided at once.")
     ] = 8,
     max_new_tokens: flags.MaxNewTokens = 256,
+    gallery: flags.Gallery = False,
     model: flags.Model = flags.EMBEDDED,
     device: flags.DeviceFlag = flags.Device.auto,
     dtype: flags.DtypeFlag = flags.Dtype.auto,
@@ -39,27 +74,54 @@ def generate(
 ) -> None:
     """Make pictures, clips and sounds. The model picks which, and writes the prompt."""
     console.configure(quiet=quiet, json=json, debug=debug)
-    if prompt is not None and requests is not None:
-        raise typer.BadParameter("PROMPT and --from exclude each other", param_hint="--from")
-    if prompt is None and requests is None:
+    _check_combination(prompt, requests, merge)
+    batch_flags = {
+        "--no-resume": not resume,
+        "--shard": shard != "1/1",
+        "--dry-run": dry_run,
+        "--fail-if-empty": fail_if_empty,
+    }
+    given = [name for name, is_given in batch_flags.items() if is_given]
+    if given and requests is None:
+        raise typer.BadParameter("needs --from", param_hint=given[0])
+    if prompt is None and requests is None and not merge:
         if sys.stdin is None or sys.stdin.isatty():
             raise typer.BadParameter("give a PROMPT, '-' for stdin, or --from", param_hint="PROMPT")
         prompt = "-"
 
     from llmbind_cli.generators.registry import parse_generator_overrides
+    from llmbind_cli.inference.batch_settings import BatchSettings
     from llmbind_cli.inference.generate import run_generate
     from llmbind_cli.inference.model_options import ModelOptions
+    from llmbind_cli.inference.shards import Shard
 
-    run_generate(
+    code = run_generate(
         prompt=prompt,
-        modality=modality.value,
-        direct=direct,
+        settings=BatchSettings(
+            requests=requests or "",
+            out=out,
+            modality=None if modality is flags.Modality.auto else modality.value,
+            direct=direct,
+            generators=parse_generator_overrides(generators or []),
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            resume=resume,
+            shard=Shard.parse(shard),
+            wait_s=wait,
+            fail_if_empty=fail_if_empty,
+        ),
         plan=plan,
-        requests=requests,
-        out=out,
-        generators=parse_generator_overrides(generators or []),
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
+        dry_run=dry_run,
+        merge=merge or [],
+        gallery=gallery,
         options=ModelOptions(model=model, device=device.value, dtype=dtype.value, offline=offline),
     )
+    raise typer.Exit(code)
+
+
+def _check_combination(prompt: str | None, requests: str | None, merge: list[Path] | None) -> None:
+    named = {"PROMPT": prompt is not None, "--from": requests is not None, "--merge": bool(merge)}
+    given = [name for name, is_given in named.items() if is_given]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} exclude each other", param_hint=given[-1])

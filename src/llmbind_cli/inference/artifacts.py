@@ -7,7 +7,6 @@ A run killed in between leaves a whole file without a line, and the rerun makes 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -16,11 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmbind_cli.errors import LlmbindError, OutputError
+from llmbind_cli.errors import InputDataError, LlmbindError, OutputError, error_of
 from llmbind_cli.generators.base import GeneratedArtifact
+from llmbind_cli.inference.json_lines import append_lines, commit_lock, to_json
+from llmbind_cli.inference.shards import Shard
 from llmbind_cli.weights.atomic import storage_error, write_atomically
 from llmbind_cli.weights.hashes import sha256_file
-from llmbind_cli.weights.lock import exclusive_lock
 
 MANIFEST = "manifest.jsonl"
 STATUSES = ("ok", "failed", "skipped", "empty")
@@ -28,7 +28,6 @@ STATUSES = ("ok", "failed", "skipped", "empty")
 _LONGEST_STEM = 80
 _PLAIN_STEM = re.compile(r"[a-z0-9][a-z0-9._-]*", re.ASCII)
 _HASHED_STEM = re.compile(r".*-[0-9a-f]{12}", re.ASCII)
-_COMMIT_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +104,44 @@ class ResultLine:
 
     def to_json(self) -> str:
         """Return the line without its end; always valid UTF-8 when encoded."""
-        fields = self.as_dict()
-        text = json.dumps(fields, ensure_ascii=False)
+        return to_json(self.as_dict())
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], *, out: Path) -> ResultLine:
+        """Return the result that a line of a manifest records.
+
+        Args:
+            fields: The line's object.
+            out: The manifest's folder; the files lie in it, whatever it was called then.
+
+        Raises:
+            InputDataError: The object is no result line.
+        """
         try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            # JSON input may hold lone surrogates, which UTF-8 cannot; escapes can.
-            text = json.dumps(fields)
-        return text
+            error = fields["error"]
+            return cls(
+                id=fields["id"],
+                status=fields["status"],
+                task=fields["task"],
+                prompt=fields["prompt"],
+                reply=fields["reply"],
+                files=tuple(
+                    ArtifactFile(**{**file, "path": str(out / Path(file["path"]).name)})
+                    for file in fields["files"]
+                ),
+                seed=fields["seed"],
+                model=fields["model"],
+                seconds=fields["seconds"],
+                error=error and error_of(error["code"], error["message"]),
+                extra=fields.get("extra", {}),
+            )
+        except (KeyError, TypeError, ValueError) as problem:
+            raise InputDataError(f"{out}: a manifest line is no result: {problem}") from problem
+
+
+def manifest_path(out: Path, shard: Shard) -> Path:
+    """Return where the manifest of a shard lies, or that of a job in one part."""
+    return out / f"manifest{shard.suffix}.jsonl"
 
 
 def file_stem(item_id: str) -> str:
@@ -137,17 +166,21 @@ def file_stem(item_id: str) -> str:
 class ArtifactFolder:
     """One ``--out`` folder. Making one checks that it can be written, before any model loads."""
 
-    def __init__(self, *, out: Path) -> None:
+    def __init__(self, *, out: Path, shard: Shard | None = None, replaces: bool = False) -> None:
         """Create the folder where it is missing, and try a file in it.
 
         Args:
             out: The folder; it may itself be a link.
+            shard: The part of a job that is done here; parts share a folder, not a manifest.
+            replaces: A file that stands under the name of a new one gives way to it.
 
         Raises:
             OutputError: It cannot be created or written, or its manifest is a link that leaves it.
             StorageError: The disk is full or failing.
         """
         self.out = out
+        self.replaces = replaces
+        self._shard = shard or Shard()
         try:
             out.mkdir(parents=True, exist_ok=True)
             self._root = out.resolve()
@@ -161,15 +194,21 @@ class ArtifactFolder:
     @property
     def manifest(self) -> Path:
         """The manifest, one :class:`ResultLine` a line; it appears with the first of them."""
-        return self.out / MANIFEST
+        return manifest_path(self.out, self._shard)
+
+    @property
+    def lock(self) -> Path:
+        """The file that a run locks for as long as it works here."""
+        return self.out / f".lock{self._shard.suffix}"
 
     def save(
         self, artifact: GeneratedArtifact, *, item_id: str, task: str, index: int
     ) -> ArtifactFile:
         """Write one file as ``ID-TASK-INDEX.SUFFIX``, whole or not at all.
 
-        A file of that name with other content, from an earlier run or an altered one, stays as it
-        is: the new file then carries 8 digits of its SHA-256 in its name as well.
+        Unless the folder ``replaces`` files, one of that name with other content, from an earlier
+        run or altered since, stays as it is: the new file then carries 8 digits of its SHA-256 in
+        its name as well.
 
         Args:
             artifact: The file's bytes.
@@ -188,14 +227,15 @@ class ArtifactFolder:
         def write(stream: BinaryIO) -> None:
             stream.write(artifact.payload)
 
-        with exclusive_lock(self.manifest, wait_s=_COMMIT_WAIT_S):
+        with commit_lock(self.manifest):
             for name in (stem, f"{stem}-{digest[:8]}", f"{stem}-{digest}"):
                 path = self.out / f"{name}{artifact.suffix}"
                 self._refuse_escape(path)
-                if not os.path.lexists(path):
-                    write_atomically(path, write)
-                elif not path.is_file() or sha256_file(path) != digest:
+                is_same = path.is_file() and sha256_file(path) == digest
+                if not is_same and os.path.lexists(path) and not self.replaces:
                     continue
+                if not is_same:
+                    write_atomically(path, write)
                 return ArtifactFile(path=str(path), sha256=digest, media_type=artifact.media_type)
         raise OutputError(
             f"{path}: an altered file stands under every name that this result may take; move it "
@@ -213,39 +253,10 @@ class ArtifactFolder:
             LockHeldError: Another process kept it locked for a minute.
         """
         self._refuse_escape(self.manifest)
-        text = line.to_json().encode("utf-8") + b"\n"
-        with exclusive_lock(self.manifest, wait_s=_COMMIT_WAIT_S):
-            try:
-                with self.manifest.open("r+b") as stream:
-                    end = _end_of_whole_lines(stream)
-                    stream.truncate(end)
-                    stream.seek(end)
-                    try:
-                        stream.write(text)
-                        stream.flush()
-                        os.fsync(stream.fileno())
-                    except OSError:
-                        os.ftruncate(stream.fileno(), end)
-                        raise
-            except OSError as error:
-                raise storage_error(self.manifest, error) from error
+        append_lines(self.manifest, [line.to_json()])
 
     def _refuse_escape(self, path: Path) -> None:
         if path.is_symlink() and not path.resolve().is_relative_to(self._root):
             raise OutputError(
                 f"{path}: is a link that leaves {self.out}; remove it or choose another --out"
             )
-
-
-def _end_of_whole_lines(stream: BinaryIO) -> int:
-    """Return the offset just after the last line end, 0 where there is none."""
-    block = 65536
-    start = stream.seek(0, os.SEEK_END)
-    while start > 0:
-        size = min(block, start)
-        start -= size
-        stream.seek(start)
-        found = stream.read(size).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-    return 0

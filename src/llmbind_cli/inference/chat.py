@@ -2,193 +2,185 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmbind_cli.console import console
-from llmbind_cli.errors import InputDataError, LlmbindError, UsageError
+from llmbind_cli.errors import OutputError, UsageError
+from llmbind_cli.gallery import write_gallery
 from llmbind_cli.generators.registry import GeneratorRegistry
-from llmbind_cli.inference.artifacts import ArtifactFolder
-from llmbind_cli.inference.dispatch import dispatch, jobs_of_reply
-from llmbind_cli.inference.generate import plan_requests, show
+from llmbind_cli.inference.artifacts import MANIFEST, ArtifactFolder
+from llmbind_cli.inference.generate import plan_requests
+from llmbind_cli.inference.history import HistoryEntry
+from llmbind_cli.inference.journal import open_journal
 from llmbind_cli.inference.model_options import ModelOptions
-from llmbind_cli.inference.planner import Plan
+from llmbind_cli.inference.pictures import read_picture
+from llmbind_cli.inference.preview import Preview
+from llmbind_cli.inference.repl import Repl, show_numbered
+from llmbind_cli.inference.replay import replay
 from llmbind_cli.inference.requests import Request, read_requests, read_stdin
 from llmbind_cli.inference.session import Session
-from llmbind_cli.inference.streaming import ReplyPrinter
+from llmbind_cli.inference.turn import Turn
 
-HELP = """\
-/image FILE   attach a picture to your next message
-/reset        forget the conversation
-/save FILE    write the conversation as one JSON line
-/help         this list
-/quit         leave (so does Ctrl-D; Ctrl-C stops a reply)"""
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """The flags of ``llmbind chat`` beside those of the model.
+
+    Attributes:
+        out: Folder for the files made.
+        session: File that keeps the conversation.
+        preview: Whether pictures are shown in the terminal; ``None`` lets the terminal decide.
+        gallery: Write a gallery of ``out`` at the end.
+        generators: Modality → source, from ``--generator``.
+        max_new_tokens: Longest reply, in tokens.
+        temperature: 0 takes the likeliest token.
+        seed: Seed of every random choice.
+    """
+
+    out: Path
+    session: Path | None = None
+    preview: bool | None = None
+    gallery: bool = False
+    generators: dict[str, str]
+    max_new_tokens: int
+    temperature: float
+    seed: int
 
 
 def run_chat(
-    *,
-    prompt: str | None,
-    images: Sequence[Path],
-    out: Path,
-    plan: bool,
-    requests: str | None,
-    generators: dict[str, str],
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    options: ModelOptions,
+    *, prompt: str | None, images: Sequence[Path], chat: ChatOptions, options: ModelOptions
 ) -> None:
-    """Chat as the flags say; see ``commands/chat.md``.
+    """Hold a conversation on a terminal, or one turn with a prompt; see ``commands/chat.md``.
+
+    Args:
+        prompt: The user's words, ``-`` for stdin; ``None`` reads a terminal or, where stdin is
+            none, all of stdin.
+        images: Pictures attached to the first message.
+        chat: The command's own flags.
+        options: The model's flags.
 
     Raises:
         LlmbindError: Of the class whose exit code tells what went wrong.
     """
-    if requests is not None and not plan:
-        raise UsageError("chat --from needs --plan; `llmbind generate --from` makes the files")
-    if prompt is None and requests is None and not sys.stdin.isatty():
-        prompt = "-"
-    if prompt == "-":
-        prompt = read_stdin()
-    if plan:
-        if requests is not None:
-            items = read_requests(requests)
-        elif prompt is not None:
-            items = [Request(id="turn-1", prompt=prompt, images=tuple(images))]
-        else:
-            raise UsageError("--plan needs a PROMPT, a pipe or --from")
-        plan_requests(
-            items,
-            options=options,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-        )
-        return
-    session = Session(
-        options.load(), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-    )
+    prompt = _prompt(prompt)
+    # All that can be wrong with files is said before a model loads, which takes seconds.
     for image in images:
-        session.attach(image)
-    registry = options.generators(generators)
-    turn = Turn(session, registry, out=out, seed=seed)
-    if prompt is not None:
-        turn.run(prompt, stream=not console.json)
-    else:
-        Repl(turn).run()
-
-
-class Turn:
-    """One message and what follows from it: the reply, then the files it calls for."""
-
-    def __init__(
-        self, session: Session, registry: GeneratorRegistry, *, out: Path, seed: int
-    ) -> None:
-        self.session = session
-        self._registry = registry
-        self._out = out
-        self._seed = seed
-
-    def run(self, prompt: str, *, stream: bool) -> None:
-        """Answer, show the reply, and run its task calls.
-
-        Raises:
-            LlmbindError: The request could not be answered, or a call could not be carried out.
-        """
-        model = self.session.model
-        printer = ReplyPrinter(model.tokenizer, model.token_table, _write) if stream else None
-        try:
-            plan = self.session.ask(prompt, on_token=printer)
-        finally:
-            if printer is not None:
-                printer.finish()
-        if plan.error is not None and not console.json:
-            raise plan.error
-        if plan.calls and plan.error is None:
-            self._execute(plan)
-        elif console.json:
-            for line in plan.lines(model.name):
-                console.result(line.to_json())
-            if plan.error is not None:
-                raise plan.error
-
-    def _execute(self, plan: Plan) -> None:
-        for call in plan.calls:
-            self._registry.check(call.task)
-        lines = dispatch(
-            jobs_of_reply(
-                plan.calls, item_id=plan.request.id, run_seed=self._seed, reply=plan.reply
-            ),
-            generators=self._registry,
-            artifacts=ArtifactFolder(out=self._out),
-            model=self.session.model.name,
-            on_result=show,
+        read_picture(image)
+    _check_out(chat.out)
+    with ExitStack() as resources:
+        journal = None
+        if chat.session is not None:
+            journal = resources.enter_context(open_journal(chat.session))
+        session = Session(
+            options.load(),
+            max_new_tokens=chat.max_new_tokens,
+            temperature=chat.temperature,
+            seed=chat.seed,
         )
-        for line in lines:
-            if line.error is not None:
-                raise line.error
+        if journal is not None:
+            session.keep(journal)
+        for image in images:
+            session.attach(image)
+        _hold(prompt, session, chat, options.generators(chat.generators), resources)
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def plan_chat(
+    *,
+    prompt: str | None,
+    images: Sequence[Path],
+    requests: str | None,
+    chat: ChatOptions,
+    options: ModelOptions,
+) -> None:
+    """Print the decision on one turn, or on each line of a file; run nothing.
+
+    Raises:
+        LlmbindError: Of the class whose exit code tells what went wrong.
+    """
+    if chat.session is not None:
+        raise UsageError("--plan runs nothing, so there is nothing for --session to keep")
+    if requests is not None:
+        items = read_requests(requests)
+    else:
+        prompt = _prompt(prompt)
+        if prompt is None:
+            raise UsageError("--plan needs a PROMPT, a pipe or --from")
+        items = [Request(id="turn-1", prompt=prompt, images=tuple(images))]
+    plan_requests(
+        items,
+        options=options,
+        seed=chat.seed,
+        max_new_tokens=chat.max_new_tokens,
+        temperature=chat.temperature,
+    )
 
 
-class Repl:
-    """The loop on a terminal."""
+def replay_chat(*, chat: ChatOptions, options: ModelOptions) -> None:
+    """Make the files of a kept conversation again.
 
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
-        self._commands: dict[str, Callable[[str], None]] = {
-            "/image": self._image,
-            "/reset": lambda _: self._turn.session.reset(),
-            "/save": self._save,
-            "/help": lambda _: console.log(HELP),
-        }
+    Raises:
+        LlmbindError: Of the class whose exit code tells what went wrong.
+    """
+    if chat.session is None or not chat.session.is_file():
+        raise UsageError("--replay needs --session FILE with a conversation that was kept")
+    replay(chat.session, generators=options.generators(chat.generators), out=chat.out)
+    if chat.gallery:
+        _write_gallery(chat.out)
 
-    def run(self) -> None:
-        """Read, answer, repeat, until Ctrl-D or ``/quit``."""
-        import readline  # noqa: F401  # gives input() its line editing and history
 
-        console.log(f"{self._turn.session.model.name}. /help lists the commands.")
-        while True:
-            try:
-                text = input("> ").strip()
-            except EOFError:
-                _write("\n")
-                return
-            except KeyboardInterrupt:
-                _write("\n")
-                continue
-            if text == "/quit":
-                return
-            if text:
-                self._take(text)
+def _hold(
+    prompt: str | None,
+    session: Session,
+    chat: ChatOptions,
+    generators: GeneratorRegistry,
+    resources: ExitStack,
+) -> None:
+    preview = Preview.on_stdout(chat.preview)
 
-    def _take(self, text: str) -> None:
-        name, _, argument = text.partition(" ")
-        try:
-            if name in self._commands:
-                self._commands[name](argument.strip())
-            elif text.startswith("/"):
-                console.warn(f"no command {name}; /help lists them")
-            else:
-                self._turn.run(text, stream=True)
-        except KeyboardInterrupt:
-            console.log("stopped; the exchange is left out of the conversation")
-        except LlmbindError as error:
-            console.error(str(error))
+    def show(entry: HistoryEntry) -> None:
+        if console.json:
+            return  # the result line names the file
+        if prompt is None:
+            show_numbered(entry)
+        else:
+            console.result(str(entry.path))
+        if entry.is_picture:
+            preview.show(entry.path)
 
-    def _image(self, argument: str) -> None:
-        path = Path(argument).expanduser()
-        if not argument or not path.is_file():
-            raise InputDataError(f"/image {argument}: no such file")
-        self._turn.session.attach(path)
-        console.log(f"attached {path.name}")
+    turn = Turn(session, generators, out=chat.out, seed=chat.seed, on_file=show)
+    try:
+        if prompt is not None:
+            turn.run(prompt, stream=not console.json)
+        else:
+            Repl(turn, preview=preview, resources=resources).run()
+    finally:
+        if chat.gallery:
+            _write_gallery(chat.out)
 
-    def _save(self, argument: str) -> None:
-        if not argument:
-            raise InputDataError("/save needs a file name")
-        path = Path(argument).expanduser()
-        self._turn.session.save(path)
-        console.log(f"saved {path}")
+
+def _prompt(prompt: str | None) -> str | None:
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        return read_stdin()
+    return prompt
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written; one that is missing is made with the first file."""
+    if out.exists():
+        ArtifactFolder(out=out)
+        return
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"{out}: cannot be created in {above}; choose another --out")
+
+
+def _write_gallery(out: Path) -> None:
+    if not (out / MANIFEST).is_file():
+        console.log("no gallery: nothing was made yet")
+        return
+    console.log(f"gallery: {write_gallery(out)}")

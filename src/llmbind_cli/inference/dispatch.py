@@ -10,9 +10,10 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmbind_cli.errors import InputDataError, LlmbindError
+from llmbind_cli.errors import InputDataError, LlmbindError, UsageError
 from llmbind_cli.generators.base import (
     SEED_LIMIT,
     GenerationOutcome,
@@ -20,6 +21,7 @@ from llmbind_cli.generators.base import (
     GeneratorRequest,
 )
 from llmbind_cli.inference.artifacts import ArtifactFile, ArtifactFolder, ResultLine
+from llmbind_cli.inference.pictures import read_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,7 +59,8 @@ class Job:
         prompt: Text for the generator.
         seed: Seed of this call alone, see :func:`item_seed`.
         reply: The whole reply; ``None`` where no model was asked.
-        image: The picture in context, for edits.
+        image: The picture in context, for edits. One named by its path is read when the job's turn
+            has come, so that many waiting jobs hold no pictures.
         extra: Unknown fields of the input line, carried through.
     """
 
@@ -67,7 +70,7 @@ class Job:
     prompt: str
     seed: int
     reply: str | None = None
-    image: Image | None = None
+    image: Image | Path | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -96,7 +99,7 @@ def jobs_of_reply(
     run_seed: int,
     seed: int | None = None,
     reply: str | None = None,
-    image: Image | None = None,
+    image: Image | Path | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> list[Job]:
     """Return one job for each call of a reply, in order.
@@ -107,7 +110,7 @@ def jobs_of_reply(
         run_seed: Value of ``--seed``.
         seed: The item's own seed where its input line has one; the first call takes it as it is.
         reply: The whole reply.
-        image: The picture in context.
+        image: The picture in context, or its path.
         extra: Unknown fields of the input line.
     """
     jobs = []
@@ -138,6 +141,7 @@ def dispatch(
     artifacts: ArtifactFolder,
     model: str | None = None,
     on_result: Callable[[ResultLine], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> list[ResultLine]:
     """Run every job and write its file and manifest line.
 
@@ -151,67 +155,120 @@ def dispatch(
         artifacts: The output folder.
         model: The bundle that wrote the prompts; without one, results name their generator.
         on_result: Called with each result once it is on disk.
+        stop: Asked before each batch; once it says so, what is left of the jobs stays undone.
 
     Returns:
-        One result for each job, in the order of ``jobs``.
+        One result for each job that was done, in the order of ``jobs``.
 
     Raises:
         OutputError: The folder can no longer be written.
         StorageError: The disk is full or failing.
     """
-    lines: dict[int, ResultLine] = {}
-
-    def record(position: int, outcome: GenerationOutcome, *, name: str, seconds: float) -> None:
-        job = jobs[position]
-        files: tuple[ArtifactFile, ...] = ()
-        error: LlmbindError | None = None
-        if isinstance(outcome, LlmbindError):
-            error = outcome
-        else:
-            saved = artifacts.save(outcome, item_id=job.item_id, task=job.task, index=job.index)
-            files = (saved,)
-        line = ResultLine(
-            id=job.item_id,
-            status="ok" if error is None else "failed",
-            task=job.task,
-            prompt=job.prompt,
-            reply=job.reply,
-            files=files,
-            seed=job.seed,
-            model=model if model is not None else name,
-            seconds=seconds,
-            error=error,
-            extra=job.extra,
-        )
-        artifacts.append(line)
-        lines[position] = line
-        if on_result is not None:
-            on_result(line)
-
+    run = _Run(jobs, artifacts=artifacts, model=model, on_result=on_result)
     for task, positions in _by_task(jobs).items():
-        able = []
-        for position in positions:
-            refusal = _refusal(jobs[position])
-            if refusal is None:
-                able.append(position)
-            else:
-                record(position, refusal, name="", seconds=0.0)
-        if not able:
+        able = run.refuse_hopeless(positions)
+        if not able or (stop is not None and stop()):
             continue
         try:
             generator = generators.load(task)
         except LlmbindError as error:
             for position in able:
-                record(position, error, name="", seconds=0.0)
+                run.record(position, error)
             continue
         for start in range(0, len(able), generator.batch_size):
-            chosen = able[start : start + generator.batch_size]
-            began = time.monotonic()
-            outcomes = generator.generate([_request(jobs[position]) for position in chosen])
-            seconds = (time.monotonic() - began) / len(chosen)
-            for position, outcome in zip(chosen, outcomes, strict=True):
-                record(position, outcome, name=generator.name, seconds=seconds)
-    return [lines[position] for position in range(len(jobs))]
+            if stop is not None and stop():
+                break
+            run.generate(generator, able[start : start + generator.batch_size])
+    return [run.lines[position] for position in sorted(run.lines)]
+
+
+class _Run:
+    """The jobs of one :func:`dispatch`, and the results so far by the position of their job."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        *,
+        artifacts: ArtifactFolder,
+        model: str | None,
+        on_result: Callable[[ResultLine], None] | None,
+    ) -> None:
+        self.lines: dict[int, ResultLine] = {}
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._model = model
+        self._on_result = on_result
+
+    def refuse_hopeless(self, positions: Iterable[int]) -> list[int]:
+        """Record the jobs that no generator could do, and return the others."""
+        able = []
+        for position in positions:
+            refusal = _refusal(self._jobs[position])
+            if refusal is None:
+                able.append(position)
+            else:
+                self.record(position, refusal)
+        return able
+
+    def generate(self, generator: Generator, positions: Iterable[int]) -> None:
+        """Run one batch and record what comes of it."""
+        asked: dict[int, GeneratorRequest] = {}
+        for position in positions:
+            try:
+                asked[position] = _request(self._jobs[position])
+            except InputDataError as error:
+                self.record(position, error, name=generator.name)
+        began = time.monotonic()
+        outcomes = generator.generate(list(asked.values())) if asked else []
+        seconds = (time.monotonic() - began) / max(1, len(asked))
+        for position, outcome in zip(asked, outcomes, strict=True):
+            self.record(position, outcome, name=generator.name, seconds=seconds)
+
+    def record(
+        self, position: int, outcome: GenerationOutcome, *, name: str = "", seconds: float = 0.0
+    ) -> None:
+        """Put an outcome on disk, then tell of it."""
+        line = _result(
+            self._jobs[position],
+            outcome,
+            artifacts=self._artifacts,
+            model=self._model if self._model is not None else name,
+            seconds=seconds,
+        )
+        self._artifacts.append(line)
+        self.lines[position] = line
+        if self._on_result is not None:
+            self._on_result(line)
+
+
+def _result(
+    job: Job,
+    outcome: GenerationOutcome,
+    *,
+    artifacts: ArtifactFolder,
+    model: str,
+    seconds: float,
+) -> ResultLine:
+    """Put what came of a job on disk, and return its line."""
+    files: tuple[ArtifactFile, ...] = ()
+    error: LlmbindError | None = None
+    if isinstance(outcome, LlmbindError):
+        error = outcome
+    else:
+        files = (artifacts.save(outcome, item_id=job.item_id, task=job.task, index=job.index),)
+    return ResultLine(
+        id=job.item_id,
+        status="ok" if error is None else "failed",
+        task=job.task,
+        prompt=job.prompt,
+        reply=job.reply,
+        files=files,
+        seed=job.seed,
+        model=model,
+        seconds=seconds,
+        error=error,
+        extra=job.extra,
+    )
 
 
 def _by_task(jobs: Sequence[Job]) -> dict[str, list[int]]:
@@ -221,7 +278,9 @@ def _by_task(jobs: Sequence[Job]) -> dict[str, list[int]]:
     return groups
 
 
-def _refusal(job: Job) -> InputDataError | None:
+def _refusal(job: Job) -> LlmbindError | None:
+    if job.task == "edit" and job.image is None:
+        return UsageError("there is no picture to edit; name one")
     if not job.prompt.strip():
         return InputDataError("the prompt is empty")
     if not 0 <= job.seed < SEED_LIMIT:
@@ -230,4 +289,5 @@ def _refusal(job: Job) -> InputDataError | None:
 
 
 def _request(job: Job) -> GeneratorRequest:
-    return GeneratorRequest(prompt=job.prompt, seed=job.seed, image=job.image)
+    image = read_picture(job.image) if isinstance(job.image, Path) else job.image
+    return GeneratorRequest(prompt=job.prompt, seed=job.seed, image=image)

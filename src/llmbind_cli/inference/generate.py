@@ -3,74 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llmbind_cli.console import console
-from llmbind_cli.errors import InputDataError, LlmbindError, PartialFailure, UsageError
+from llmbind_cli.errors import InputDataError, LlmbindError, PartialFailure
+from llmbind_cli.gallery import write_gallery
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFolder, ResultLine
-from llmbind_cli.inference.dispatch import Job, dispatch, item_seed, jobs_of_reply
+from llmbind_cli.inference.batch import run_batch
+from llmbind_cli.inference.batch_settings import BatchSettings, jobs_of
+from llmbind_cli.inference.decisions import Decision, line_of_bad_line
+from llmbind_cli.inference.dispatch import Job, dispatch
+from llmbind_cli.inference.estimate import run_dry
+from llmbind_cli.inference.merge import run_merge
 from llmbind_cli.inference.model_options import ModelOptions
-from llmbind_cli.inference.planner import Plan, Planner
-from llmbind_cli.inference.requests import BadLine, Request, read_requests, read_stdin
+from llmbind_cli.inference.requests import BadLine, Request, read_stdin
+from llmbind_cli.inference.rounds import run_in_rounds
+from llmbind_cli.weights.lock import exclusive_lock
 
 
 def run_generate(
     *,
     prompt: str | None,
-    modality: str,
-    direct: bool,
+    settings: BatchSettings,
     plan: bool,
-    requests: str | None,
-    out: Path,
-    generators: dict[str, str],
-    batch_size: int,
-    max_new_tokens: int,
-    seed: int,
+    dry_run: bool,
+    merge: Sequence[Path],
+    gallery: bool,
     options: ModelOptions,
-) -> None:
+) -> int:
     """Generate as the flags say; see ``commands/generate.md``.
+
+    Args:
+        prompt: The only request; ``None`` where ``settings`` names a file of them.
+        settings: What to do.
+        plan: Decide, and make nothing.
+        dry_run: Count and estimate, and make nothing.
+        merge: Folders of shards to put together, in place of all else.
+        gallery: Write a page of the results, also when some items failed.
+        options: The bundle, and where it runs.
+
+    Returns:
+        The exit code: 0, or 130 or 143 when a signal stopped a batch after an item.
 
     Raises:
         PartialFailure: Some items of a batch failed; the others are done.
         LlmbindError: The run, or its only item, failed.
     """
-    fixed = None if modality == "auto" else modality
-    items = _items(prompt, requests, fixed)
     if plan:
         plan_requests(
-            items,
+            _planned(prompt, settings),
             options=options,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
+            seed=settings.seed,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
         )
-        return
-    folder = ArtifactFolder(out=out)
-    good = [item for item in items if isinstance(item, Request)]
-    lines = [_bad_line(item) for item in items if isinstance(item, BadLine)]
-    name = None
-    jobs: list[Job] = []
-    if direct:
-        jobs = [_direct_job(request, seed) for request in good]
-    elif good:
-        bound = options.load()
-        name = bound.name
-        planner = Planner(
-            bound, max_new_tokens=max_new_tokens, run_seed=seed, batch_size=batch_size
-        )
-        plans = list(console.progress(planner.plan(good), total=len(good), desc="deciding"))
-        jobs = [job for decided in plans for job in _jobs(decided, seed)]
-        lines += [line for decided in plans for line in _undone(decided, bound.name)]
-    registry = options.generators(generators)
-    if requests is None:  # in a batch, items without a generator fail and the others go on
+        return 0
+    if dry_run:
+        run_dry(settings, options)
+        return 0
+    try:
+        if merge:
+            run_merge(merge, out=settings.out, wait_s=settings.wait_s)
+            code = 0
+        elif prompt is None:
+            code = run_batch(settings, options, report=show)
+        else:
+            _run_one(_request_of(prompt, settings), settings, options)
+            code = 0
+    except PartialFailure:
+        if gallery:
+            _tell_gallery(settings.out)
+        raise
+    if gallery:
+        _tell_gallery(settings.out)
+    return code
+
+
+def _tell_gallery(out: Path) -> None:
+    console.log(f"gallery: {write_gallery(out)}")
+
+
+def _run_one(request: Request, settings: BatchSettings, options: ModelOptions) -> None:
+    folder = ArtifactFolder(out=settings.out)
+    with exclusive_lock(folder.lock, wait_s=settings.wait_s):
+        name, decision = None, None
+        if not settings.direct:
+            from llmbind_cli.inference.planner import Planner
+
+            bound = options.load()
+            name = bound.name
+            planner = Planner(bound, max_new_tokens=settings.max_new_tokens, run_seed=settings.seed)
+            (plan,) = planner.plan([request])
+            decision = Decision.of(plan)
+        jobs = jobs_of(request, decision, settings) or []
+        registry = options.generators(settings.generators)
         for task in dict.fromkeys(job.task for job in jobs):
             _check(registry, task, jobs)
-    for line in lines:
-        folder.append(line)
-        show(line)
-    lines += dispatch(jobs, generators=registry, artifacts=folder, model=name, on_result=show)
-    _raise_failures(lines, batch=requests is not None)
+        lines = []
+        if decision is not None and not jobs:
+            line = decision.line_without_call(request, run_seed=settings.seed, model=str(name))
+            folder.append(line)
+            show(line)
+            lines.append(line)
+        lines += run_in_rounds(
+            [jobs],
+            pictures={},
+            run=lambda ready: dispatch(
+                ready, generators=registry, artifacts=folder, model=name, on_result=show
+            ),
+        )
+    _raise_failures(lines, batch=False)
 
 
 def plan_requests(
@@ -90,6 +134,8 @@ def plan_requests(
     """
     if not items:
         return
+    from llmbind_cli.inference.planner import Planner
+
     bound = options.load()
     planner = Planner(
         bound,
@@ -98,7 +144,7 @@ def plan_requests(
         run_seed=seed,
         batch_size=batch_size,
     )
-    lines = [_bad_line(item) for item in items if isinstance(item, BadLine)]
+    lines = [line_of_bad_line(item) for item in items if isinstance(item, BadLine)]
     for line in lines:
         console.result(line.to_json())
     good = [item for item in items if isinstance(item, Request)]
@@ -109,73 +155,23 @@ def plan_requests(
     _raise_failures(lines, batch=len(items) > 1)
 
 
-def _items(
-    prompt: str | None, requests: str | None, modality: str | None
-) -> list[Request | BadLine]:
-    if requests is not None:
-        items = read_requests(requests)
-        return [
-            Request(**{**vars(item), "modality": item.modality or modality})
-            if isinstance(item, Request)
-            else item
-            for item in items
-        ]
-    if prompt == "-":
-        prompt = read_stdin()
-    if not str(prompt).strip():
-        raise InputDataError("the prompt is empty")
-    return [Request(id="prompt", prompt=str(prompt), modality=modality)]
-
-
-def _direct_job(request: Request, run_seed: int) -> Job:
-    if request.modality is None:
-        raise UsageError(
-            f"--direct hands {request.id!r} to no generator: name one with --modality "
-            f"image, video or audio"
-        )
-    own = item_seed(run_seed, request.id) if request.seed is None else request.seed
-    return Job(
-        item_id=request.id,
-        index=0,
-        task=request.modality,
-        prompt=request.prompt,
-        seed=own,
-        extra=request.extra,
-    )
-
-
-def _jobs(plan: Plan, run_seed: int) -> list[Job]:
-    return jobs_of_reply(
-        plan.calls,
-        item_id=plan.request.id,
-        run_seed=run_seed,
-        seed=plan.request.seed,
-        reply=plan.reply,
-        extra=plan.request.extra,
-    )
-
-
-def _undone(plan: Plan, model: str) -> list[ResultLine]:
-    """Return lines for a failed decision, and for plain talk, from which nothing is made."""
-    if plan.error is not None:
-        return plan.lines(model)
-    if plan.calls:
-        return []
-    reason = PartialFailure(f"{plan.request.id}: the model answered in words only: {plan.reply}")
+def _planned(prompt: str | None, settings: BatchSettings) -> list[Request | BadLine]:
+    if prompt is not None:
+        return [_request_of(prompt, settings)]
     return [
-        ResultLine(
-            id=plan.request.id,
-            status="empty",
-            task="text",
-            prompt="",
-            reply=plan.reply,
-            seed=plan.seed,
-            model=model,
-            seconds=plan.seconds,
-            error=reason,
-            extra=plan.request.extra,
-        )
+        replace(item, modality=item.modality or settings.modality)
+        if isinstance(item, Request)
+        else item
+        for item in settings.read()
+        if settings.shard.takes(item.id)
     ]
+
+
+def _request_of(prompt: str, settings: BatchSettings) -> Request:
+    words = read_stdin() if prompt == "-" else prompt
+    if not words.strip():
+        raise InputDataError("the prompt is empty")
+    return settings.with_modality(Request(id="prompt", prompt=words))
 
 
 def _check(registry: GeneratorRegistry, task: str, jobs: Iterable[Job]) -> None:
@@ -185,20 +181,6 @@ def _check(registry: GeneratorRegistry, task: str, jobs: Iterable[Job]) -> None:
     except LlmbindError as error:
         job = next(job for job in jobs if job.task == task)
         raise type(error)(f"{error} (the request calls for {task}: {job.prompt!r})") from error
-
-
-def _bad_line(item: BadLine) -> ResultLine:
-    return ResultLine(
-        id=item.id,
-        status="failed",
-        task="text",
-        prompt="",
-        reply=None,
-        seed=None,
-        model="",
-        seconds=0.0,
-        error=item.error,
-    )
 
 
 def show(line: ResultLine) -> None:

@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmbind_cli.generators.registry import GeneratorRegistry
-from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.generators.settings import GeneratorSettings
+from llmbind_cli.model.bundle_folder import locate_bundle
 from llmbind_cli.model.config import BundleConfig
-from llmbind_cli.model.loader import load_model, locate_bundle
+
+if TYPE_CHECKING:
+    from llmbind_cli.model.bound_model import BoundModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Values of ``--model``, ``--device``, ``--dtype`` and ``--offline``."""
+    """Which bundle and generators answer, where and how.
+
+    Attributes:
+        model: Value of ``--model``.
+        device: Value of ``--device``.
+        dtype: Value of ``--dtype``.
+        offline: Value of ``--offline``.
+        settings: What the user asks of every generator.
+    """
 
     model: str
     device: str
     dtype: str
     offline: bool
+    settings: GeneratorSettings = field(default_factory=GeneratorSettings)
 
     def load(self) -> BoundModel:
         """Load the bundle; see :func:`llmbind_cli.model.loader.load_model`."""
+        # Not at the top: torch is imported with it, and a finished batch needs neither.
+        from llmbind_cli.model.loader import load_model
+
         return load_model(self.model, device=self.device, dtype=self.dtype, offline=self.offline)
+
+    def folder(self) -> Path:
+        """Return the bundle's directory."""
+        return locate_bundle(self.model, offline=self.offline)
 
     def generators(self, overrides: Mapping[str, str]) -> GeneratorRegistry:
         """Return the bundle's generators, with those of ``--generator`` over them.
 
         Reads the bundle's table only; no model is loaded.
         """
-        folder = locate_bundle(self.model, offline=self.offline)
+        folder = self.folder()
         return GeneratorRegistry(
             bundle=BundleConfig.read(folder).generators,
             overrides=overrides,
@@ -37,4 +58,5 @@ class ModelOptions:
             device=self.device,
             dtype=self.dtype,
             offline=self.offline,
+            settings=self.settings,
         )

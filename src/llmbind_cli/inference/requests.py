@@ -118,7 +118,8 @@ def _parse_line(line: bytes, number: int, where: str) -> Request | BadLine:
         fields = json.loads(text)
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        item_id = str(fields.get("id", item_id))
+        if fields.get("id") is not None:
+            item_id = str(fields["id"])
         return _request(item_id, fields)
     except (ValueError, RecursionError) as error:
         return BadLine(id=item_id, error=InputDataError(f"{where}: {error}"))

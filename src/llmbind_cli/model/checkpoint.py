@@ -19,7 +19,7 @@ from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, HEADS_NAME
 from llmbind_cli.model.lora_moe_adapter import adapter_state_dict, save_adapter
 from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attached_rows
 from llmbind_cli.weights.atomic import replace_directory
-from llmbind_cli.weights.hashes import check_safetensors, sha256_file
+from llmbind_cli.weights.hashes import check_safetensors
 from llmbind_cli.weights.tensors import check_tensors
 
 CARD_NAME = "README.md"
@@ -110,17 +110,6 @@ def restore_weights(model: BoundModel, bundle: Path) -> None:
     with torch.no_grad():
         for name, parameter in (adapter | rows).items():
             parameter.copy_((tensors | saved)[name])
-
-
-def fingerprint(bundle: Path) -> str:
-    """Return a sha256 over the bundle's configuration and weights, 64 hex digits."""
-    import hashlib
-
-    files = [bundle / CONFIG_NAME, bundle / HEADS_NAME, *sorted((bundle / ADAPTER_DIR).iterdir())]
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(bundle)} {sha256_file(path)}\n".encode())
-    return digest.hexdigest()
 
 
 def check_base(bundle: Path, expected: Any, language_model: Any) -> None:

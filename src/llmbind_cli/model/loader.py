@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from llmbind_cli.bundles import embedded_bundle
 from llmbind_cli.errors import IntegrityError
 from llmbind_cli.model.bound_model import BoundModel
-from llmbind_cli.model.checkpoint import check_base, fingerprint, read_heads
+from llmbind_cli.model.bundle_folder import EMBEDDED, fingerprint, locate_bundle
+from llmbind_cli.model.checkpoint import check_base, read_heads
 from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, BundleConfig
 from llmbind_cli.model.language_model import (
     load_language_model,
@@ -18,8 +16,6 @@ from llmbind_cli.model.token_rows import attach_token_rows, is_tied
 from llmbind_cli.nn.device import choose_device
 from llmbind_cli.tokens import TokenTable
 from llmbind_cli.weights import cache
-
-EMBEDDED = "embedded"
 
 
 def load_model(
@@ -74,12 +70,3 @@ def load_model(
         token_table=table,
         fingerprint=fingerprint(bundle),
     )
-
-
-def locate_bundle(source: str, *, offline: bool = False) -> Path:
-    """Return the directory of a bundle; see :func:`load_model` for the sources."""
-    if source == EMBEDDED:
-        return embedded_bundle()
-    if Path(source).is_dir() or ":" not in source:
-        return Path(source)
-    return cache.resolve(source, offline=offline)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llmbind_cli.errors import ConfigurationError
-from llmbind_cli.model.checkpoint import fingerprint
+from llmbind_cli.model.bundle_folder import fingerprint, locate_bundle
 from llmbind_cli.model.config import ADAPTER_DIR, BundleConfig
-from llmbind_cli.model.loader import locate_bundle
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, read_adapter_config
 
 _MAY_DIFFER = {"lora_dropout", "every", "base_model_sha256"}

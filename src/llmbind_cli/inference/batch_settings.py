@@ -1,0 +1,115 @@
+"""What a batch is asked to do, and what follows from it for each request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from llmbind_cli.errors import NothingToDo, UsageError
+from llmbind_cli.generators.registry import MODALITIES
+from llmbind_cli.inference.decisions import Decision
+from llmbind_cli.inference.dispatch import Job, item_seed, jobs_of_reply
+from llmbind_cli.inference.model_options import ModelOptions
+from llmbind_cli.inference.requests import BadLine, Request, read_requests
+from llmbind_cli.inference.shards import Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """What a batch is to do; see ``commands/generate.md``.
+
+    Attributes:
+        requests: A file of JSON lines, or ``-`` for stdin.
+        out: The output folder.
+        modality: What to make of requests that do not say; ``None`` lets the model choose.
+        direct: Hand the words to the generator as they are.
+        generators: Modality → source, from ``--generator``.
+        batch_size: Requests decided at once.
+        max_new_tokens: Longest reply, in tokens.
+        seed: Seed of the run.
+        resume: Go on with the job in the folder; otherwise the folder must be empty.
+        shard: The part of the job to do.
+        wait_s: How long to wait for another run in the same folder, in seconds.
+        fail_if_empty: No requests are an error.
+    """
+
+    requests: str
+    out: Path
+    modality: str | None = None
+    direct: bool = False
+    generators: dict[str, str] = field(default_factory=dict)
+    batch_size: int = 8
+    max_new_tokens: int = 256
+    seed: int = 0
+    resume: bool = True
+    shard: Shard = field(default_factory=Shard)
+    wait_s: float = 0.0
+    fail_if_empty: bool = False
+
+    def flags(self, options: ModelOptions) -> dict[str, Any]:
+        """Return name → value of the flags that shape results."""
+        return {
+            "modality": self.modality or "auto",
+            "direct": self.direct,
+            "seed": self.seed,
+            "max_new_tokens": self.max_new_tokens,
+            "device": options.device,
+            "dtype": options.dtype,
+            **{f"{m} settings": options.settings.shape(m) for m in MODALITIES},
+        }
+
+    def read(self) -> list[Request | BadLine]:
+        """Return all requests of the file, of every shard, each as its line has it.
+
+        Raises:
+            InputDataError: The file cannot be read, or an id stands for two requests.
+            NothingToDo: There are none, and that is to be an error.
+        """
+        items = read_requests(self.requests)
+        if not items and self.fail_if_empty:
+            raise NothingToDo(f"{self.requests}: there are no requests")
+        return items
+
+    def with_modality(self, request: Request) -> Request:
+        """Return a request with the modality that the flags settle for it.
+
+        Raises:
+            UsageError: It goes to a generator directly, and none is named.
+        """
+        modality = request.modality or self.modality
+        if self.direct and modality is None:
+            raise UsageError(
+                f"--direct hands {request.id!r} to no generator: name one with --modality image, "
+                f"video or audio"
+            )
+        return replace(request, modality=modality)
+
+
+def jobs_of(
+    request: Request, decision: Decision | None, settings: BatchSettings
+) -> list[Job] | None:
+    """Return the jobs of a request; ``None`` where the model has not decided yet."""
+    if settings.direct:
+        own = item_seed(settings.seed, request.id) if request.seed is None else request.seed
+        job = Job(
+            item_id=request.id,
+            index=0,
+            task=str(request.modality),
+            prompt=request.prompt,
+            seed=own,
+            extra=request.extra,
+        )
+        return [job]
+    if decision is None:
+        return None
+    if decision.error is not None:
+        return []
+    return jobs_of_reply(
+        decision.calls,
+        item_id=request.id,
+        run_seed=settings.seed,
+        seed=request.seed,
+        reply=decision.reply,
+        extra=request.extra,
+    )

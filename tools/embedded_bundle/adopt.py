@@ -27,6 +27,10 @@ MEASUREMENTS = {
         "wishes, changes of mind, talk about media and tags",
         ["routing.py", "tests/data/hard_requests.jsonl", "--batch-size", "16"],
     ),
+    "routing-unseen": (
+        "Routing of hard requests of which not even a score was seen before",
+        ["routing.py", "tests/data/unseen_requests.jsonl", "--batch-size", "16"],
+    ),
     "plain-talk": (
         "Loss on written replies to plain messages, beside that of the base model",
         ["plain_talk.py"],

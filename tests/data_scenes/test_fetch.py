@@ -95,3 +95,17 @@ def test_another_hash_is_refused(fetch, tmp_path):
 def test_every_package_is_pinned_and_has_a_licence(fetch):
     assert {package.licence for package in fetch.PACKAGES} == {"Apache-2.0", "MIT"}
     assert all(len(base64.b64decode(package.sha512)) == 64 for package in fetch.PACKAGES)
+
+
+def test_without_a_name_npm_is_asked_and_without_npm_the_way_out_is_told(
+    fetch, monkeypatch, tmp_path
+):
+    for name in ("NPM_CONFIG_REGISTRY", "npm_config_registry"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="NPM_CONFIG_REGISTRY"):
+        fetch.registry()
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho http://127.0.0.1:4873/\n")
+    npm.chmod(0o755)
+    assert fetch.registry() == "http://127.0.0.1:4873"

@@ -10,8 +10,8 @@ Three packages of the npm registry, pinned by version and hash:
 | @lobehub/fluent-emoji-3d | MIT | Microsoft's Fluent emoji in 3-D: the judge alone |
 | emoji-datasource | MIT | code points and their names: to check the world file |
 
-The registry is the public one unless NPM_CONFIG_REGISTRY names another. A download that was cut
-goes on where it stopped; a package that is already in OUT with its hash is left as it is.
+The registry is that of NPM_CONFIG_REGISTRY, else the one that npm is set up for. A download that was
+cut goes on where it stopped; a package that is already in OUT with its hash is left as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import urllib.error
@@ -32,7 +33,6 @@ from pathlib import Path, PurePosixPath
 
 from llmbind_cli.weights.atomic import replace_directory, write_atomically
 
-PUBLIC_REGISTRY = "https://registry.npmjs.org"
 TIMEOUT_S = 60
 BLOCK = 1 << 18
 TRIES = 5
@@ -89,10 +89,22 @@ PACKAGES = (
 
 
 def registry() -> str:
-    """Return the registry's address without a slash at its end."""
+    """Return the registry's address without a slash at its end.
+
+    Raises:
+        SystemExit: Neither the environment nor npm names one.
+    """
     # npm itself reads the name in both cases.
     named = {name.upper(): value for name, value in os.environ.items()}.get("NPM_CONFIG_REGISTRY")
-    return (named or PUBLIC_REGISTRY).rstrip("/")
+    if not named:
+        npm = shutil.which("npm")
+        if npm is None:
+            sys.exit("set NPM_CONFIG_REGISTRY to the address of an npm registry, or install npm")
+        asked = subprocess.run(  # noqa: S603
+            [npm, "config", "get", "registry"], check=True, capture_output=True, text=True
+        )
+        named = asked.stdout.strip()
+    return named.rstrip("/")
 
 
 def download(package: Package, archive: Path) -> None:

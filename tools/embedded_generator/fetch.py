@@ -10,8 +10,8 @@ Three packages of the npm registry, pinned by version and hash:
 | @lobehub/fluent-emoji-3d | MIT | Microsoft's Fluent emoji in 3-D: the judge alone |
 | emoji-datasource | MIT | code points and their names: to check the world file |
 
-The registry is that of NPM_CONFIG_REGISTRY, else the one that npm is set up for. A download that was
-cut goes on where it stopped; a package that is already in OUT with its hash is left as it is.
+The registry is that of NPM_CONFIG_REGISTRY, else the one npm is set up for. A download that was cut
+goes on where it stopped; a package that is already in OUT with its hash is left as it is.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from transformers import (
 from llmbind_cli.data.batches import GROUP, collate, endless_batches, epoch_order
 from llmbind_cli.data.encode import EncodedSample
 from llmbind_cli.data.mixture import Mixture
+from llmbind_cli.interrupt import GracefulInterrupt
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.config import BaseModel, BundleConfig
 from llmbind_cli.model.language_model import load_language_model
@@ -37,7 +38,6 @@ from llmbind_cli.recipes.schema import TrainSection
 from llmbind_cli.tokens import TokenTable
 from llmbind_cli.training.distributed import Processes
 from llmbind_cli.training.engine import TorchEngine
-from llmbind_cli.training.interrupt import GracefulInterrupt
 from llmbind_cli.training.loop import train_loop
 from llmbind_cli.training.meter import Meter
 from llmbind_cli.training.objective import LanguageObjective

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from saved_pipelines import SavedPipelines
 from tiny_pipeline_pictures import build_picture_pipeline
 
 from llmbind_cli.errors import InputDataError, UnavailableError, UsageError
 from llmbind_cli.generators.base import GeneratedArtifact, GenerationOutcome, GeneratorRequest
-from llmbind_cli.generators.pipeline_folder import quiet_libraries
 from llmbind_cli.generators.pipeline_generator import PipelineGenerator
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.generators.settings import GeneratorSettings
@@ -38,18 +38,9 @@ EDITING = [
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Save a small pipeline of a class once, and return its folder."""
-    folders: dict[str, Path] = {}
-
-    def save(class_name: str) -> Path:
-        if class_name not in folders:
-            folders[class_name] = tmp_path_factory.mktemp("classes") / class_name
-            with quiet_libraries():
-                build_picture_pipeline(class_name).save_pretrained(folders[class_name])
-        return folders[class_name]
-
-    return save
+def saved(tmp_path_factory: pytest.TempPathFactory) -> SavedPipelines:
+    """Gives the folder of a small pipeline of a class, saved once."""
+    return SavedPipelines(tmp_path_factory.mktemp("classes"), build_picture_pipeline)
 
 
 def load(folder: Path, modality: str, **settings: Any) -> PipelineGenerator:

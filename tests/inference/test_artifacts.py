@@ -21,8 +21,8 @@ from llmbind_cli.inference.artifacts import (
     ArtifactFile,
     ArtifactFolder,
     ResultLine,
-    file_stem,
 )
+from llmbind_cli.weights.file_names import file_stem
 from llmbind_cli.weights.lock import exclusive_lock
 
 HOSTILE = ["../../etc/x", "/etc/passwd", "..", ".", "", "a\0b", "a\nb", "~", "-rf", "猫", "\ud800"]

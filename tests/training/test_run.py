@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from llmbind_cli.errors import ConfigurationError, InputDataError, ModelNotFoundError, OutputError
+from llmbind_cli.interrupt import GracefulInterrupt
 from llmbind_cli.model.loader import load_model
-from llmbind_cli.training.interrupt import GracefulInterrupt
 from llmbind_cli.training.loop import DivergedError
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.run import train

@@ -25,7 +25,7 @@ from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import BadLine, Request
 from llmbind_cli.inference.rounds import run_in_rounds
-from llmbind_cli.training.interrupt import GracefulInterrupt
+from llmbind_cli.interrupt import GracefulInterrupt
 from llmbind_cli.weights.lock import exclusive_lock
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from llmbind_cli.console import console
 from llmbind_cli.data.batches import Batch
 from llmbind_cli.errors import LlmbindError
+from llmbind_cli.interrupt import GracefulInterrupt
 from llmbind_cli.recipes.schema import TrainSection
 from llmbind_cli.training.distributed import Processes
 from llmbind_cli.training.engine import Engine
 from llmbind_cli.training.heap import return_freed_memory
-from llmbind_cli.training.interrupt import GracefulInterrupt
 from llmbind_cli.training.meter import Meter
 from llmbind_cli.training.run_log import RunLog
 from llmbind_cli.training.tensorboard import EventWriter

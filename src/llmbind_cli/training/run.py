@@ -13,6 +13,7 @@ from llmbind_cli import __version__
 from llmbind_cli.console import console
 from llmbind_cli.data.batches import endless_batches
 from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.interrupt import GracefulInterrupt
 from llmbind_cli.model.architecture import check_architecture
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.checkpoint import save_bundle
@@ -33,7 +34,6 @@ from llmbind_cli.training.distributed import Processes
 from llmbind_cli.training.dry_run import dry_run as show_dry_run
 from llmbind_cli.training.engine import Engine, TorchEngine
 from llmbind_cli.training.holdout import Holdout, split_holdout
-from llmbind_cli.training.interrupt import GracefulInterrupt
 from llmbind_cli.training.loop import train_loop
 from llmbind_cli.training.manifest import MANIFEST_NAME, provenance, write_manifest
 from llmbind_cli.training.meter import Meter

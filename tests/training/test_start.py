@@ -34,6 +34,17 @@ def test_training_goes_on_from_the_weights_of_the_bundle(recipe, tmp_path, earli
     assert all(torch.equal(rows[0][name], rows[1][name]) for name in rows[0])
 
 
+def test_layers_that_the_bundle_lacks_start_as_the_base(recipe, tmp_path, earlier):
+    still = ["train.steps=1", "optim.lr=1e-30", f"model.start='{earlier}'"]
+    train(recipe, output=tmp_path / "more", overrides=[*still, "lora_moe.layers='all'"])
+    before, after = adapter_of(earlier), adapter_of(tmp_path / "more" / "bundle")
+    assert before.keys() < after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    new = [after[name] for name in after.keys() - before.keys() if "lora_B" in name]
+    assert new
+    assert all(tensor.abs().max() < 1e-29 for tensor in new)  # a step of 1e-30 from zero
+
+
 def test_the_new_bundle_tells_what_it_continues(recipe, tmp_path, earlier):
     train(
         recipe,
@@ -52,7 +63,7 @@ def test_the_new_bundle_tells_what_it_continues(recipe, tmp_path, earlier):
     ("override", "message"),
     [
         ("lora_moe.rank=4", "r: 4, there 2"),
-        ("lora_moe.layers='all'", "layers_to_transform"),
+        ("lora_moe.layers=[0]", "layers_to_transform"),
         ("tokens.tasks=['image']", "task tokens"),
     ],
 )

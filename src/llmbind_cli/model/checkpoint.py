@@ -6,6 +6,7 @@ Layout (see :mod:`llmbind_cli.model.config`): ``llmbind.json``, tokenizer files,
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from torch import Tensor
 from llmbind_cli.errors import IntegrityError
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, HEADS_NAME
-from llmbind_cli.model.lora_moe_adapter import adapter_state_dict, save_adapter
+from llmbind_cli.model.lora_moe_adapter import (
+    adapter_state_dict,
+    decoder_layer_of,
+    save_adapter,
+)
 from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attached_rows
 from llmbind_cli.weights.atomic import replace_directory
 from llmbind_cli.weights.hashes import check_safetensors
@@ -85,8 +90,16 @@ def read_heads(bundle: Path, *, num_tokens: int, hidden_size: int, tied: bool) -
     return tensors
 
 
-def restore_weights(model: BoundModel, bundle: Path) -> None:
+def restore_weights(
+    model: BoundModel, bundle: Path, *, new_layers: Collection[int] = ()
+) -> None:
     """Copy a bundle's adapter and token rows into a model of the same shapes, dtypes kept.
+
+    Args:
+        model: The model, changed in place.
+        bundle: The bundle directory.
+        new_layers: Decoder layers that the model adapts and the bundle does not. Their experts
+            stay as they were initialised, where they add nothing to the base (B = 0).
 
     Raises:
         IntegrityError: A file is missing or damaged, or has other tensors than the model.
@@ -99,6 +112,7 @@ def restore_weights(model: BoundModel, bundle: Path) -> None:
     check_safetensors(path)
     tensors = load_file(path)
     adapter = adapter_state_dict(model.language_model)
+    adapter = {name: p for name, p in adapter.items() if decoder_layer_of(name) not in new_layers}
     check_tensors(path, tensors, {name: tuple(p.shape) for name, p in adapter.items()})
     rows = attached_rows(model.language_model)
     saved = read_heads(

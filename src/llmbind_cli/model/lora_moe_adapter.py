@@ -315,7 +315,7 @@ def _select(model: nn.Module, config: LoraMoeConfig) -> tuple[LoraMoeConfig, dic
                 f"{', '.join(config.target_modules)}); the model's linears are called "
                 f"{', '.join(present) or 'nothing: it has none'}"
             )
-    layers = {index for name in candidates if (index := _layer_index(name)) is not None}
+    layers = {index for name in candidates if (index := decoder_layer_of(name)) is not None}
     wanted = config.layers_to_transform
     if wanted is None and layers:
         wanted = [i for i in sorted(layers) if i % config.every == config.every - 1]
@@ -341,8 +341,8 @@ def _select(model: nn.Module, config: LoraMoeConfig) -> tuple[LoraMoeConfig, dic
     return config, linears
 
 
-def _layer_index(name: str) -> int | None:
-    """Index of the decoder layer that a module belongs to, None outside of all."""
+def decoder_layer_of(name: str) -> int | None:
+    """Index of the decoder layer that a module or tensor belongs to, None outside of all."""
     containers = "|".join(LoraMoeConfig.layers_pattern)
     match = re.search(rf"(?:^|\.)(?:{containers})\.(\d+)\.", name)
     return None if match is None else int(match[1])

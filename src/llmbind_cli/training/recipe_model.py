@@ -55,7 +55,7 @@ def take_start(recipe: Recipe, model: BoundModel, *, offline: bool) -> Start | N
         adapter=adapter_config_of(model.language_model),
         offline=offline,
     )
-    restore_weights(model, start.bundle)
+    restore_weights(model, start.bundle, new_layers=start.new_layers)
     return start
 
 

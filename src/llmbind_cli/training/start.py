@@ -13,6 +13,7 @@ from llmbind_cli.model.bundle_folder import fingerprint, locate_bundle
 from llmbind_cli.model.config import ADAPTER_DIR, BundleConfig
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, read_adapter_config
 
+_LAYERS = "layers_to_transform"
 _MAY_DIFFER = {"lora_dropout", "every", "base_model_sha256"}
 
 
@@ -25,12 +26,14 @@ class Start:
         name: Its name and the start of its fingerprint.
         fingerprint: sha256 over its configuration and weights.
         training: Its own provenance.
+        new_layers: Decoder layers that the recipe adapts and the bundle does not.
     """
 
     bundle: Path
     name: str
     fingerprint: str
     training: dict[str, Any]
+    new_layers: frozenset[int]
 
     def provenance(self) -> dict[str, Any]:
         """Return what the new bundle tells of this one."""
@@ -56,7 +59,8 @@ def find_start(
 
     Raises:
         ModelNotFoundError: There is no bundle.
-        ConfigurationError: Base, task tokens or adapter differ from those of the bundle.
+        ConfigurationError: Base, task tokens or adapter differ from those of the bundle. The
+            recipe may adapt more layers, not fewer.
         IntegrityError: The bundle is damaged.
     """
     bundle = locate_bundle(source, offline=offline)
@@ -66,6 +70,9 @@ def find_start(
     before = {"task tokens": config.token_ids} | _fields(read_adapter_config(bundle / ADAPTER_DIR))
     if base is not None and earlier is not None:
         now["base"], before["base"] = base, earlier
+    new_layers = frozenset(now[_LAYERS] or ()) - frozenset(before[_LAYERS] or ())
+    if len(new_layers) == len(now[_LAYERS] or ()) - len(before[_LAYERS] or ()):
+        before[_LAYERS] = now[_LAYERS]  # the bundle's layers are among the recipe's
     faults = [
         f"{key}: {now[key]!r}, there {before[key]!r}" for key in now if now[key] != before[key]
     ]
@@ -79,6 +86,7 @@ def find_start(
         name=f"{config.name}@{digest[:12]}",
         fingerprint=digest,
         training=config.training,
+        new_layers=new_layers,
     )
 
 

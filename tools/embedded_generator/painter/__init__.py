@@ -1,0 +1,1 @@
+"""The embedded image generator: its latent space, networks, training, export and measurement."""

@@ -1,0 +1,238 @@
+"""Train the text encoder and the denoiser. Stopped, a training goes on where it saved last.
+
+Notation: B pictures a step, C × 8 × 8 latents, L ids of a caption, W width of the text encoder.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmbind_cli.console import console
+from llmbind_cli.weights.atomic import write_atomically
+from painter.latents import CHANNELS, SIDE, PatchSpace
+from painter.networks import WIDTH, token_ids
+from painter.scenes import SceneBatches
+
+LOG_EVERY = 20
+_STATE = "denoiser.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserTraining:
+    """Settings of a training.
+
+    Attributes:
+        steps: Steps in all.
+        batch_size: Pictures a step.
+        lr: Highest learning rate of the denoiser.
+        text_lr: Highest learning rate of the text encoder.
+        warm_up: Steps until the learning rates are reached.
+        decay: Share of the steps, at the end, over which they fall to a fiftieth.
+        early: Share of the steps, at the start, that see the early mix of scenes.
+        drop: Share of the captions that are left empty, for guidance without a classifier
+            (Ho and Salimans, arXiv 2207.12598).
+        noise_bias: Power b of t = 1000 · u^b. Below 1 it draws high noise more often, where the
+            words decide what is drawn.
+        average: Decay of the running average of the weights, which is what is kept.
+        save_every: Steps between saved states.
+    """
+
+    steps: int
+    batch_size: int = 64
+    lr: float = 8e-4
+    text_lr: float = 4e-4
+    warm_up: int = 150
+    decay: float = 0.4
+    early: float = 0.4
+    drop: float = 0.1
+    noise_bias: float = 0.7
+    average: float = 0.998
+    save_every: int = 100
+
+    def share_of_rate(self, step: int) -> float:
+        """Return the learning rate's share of its highest: a rise, a plateau, a linear fall."""
+        if step < self.warm_up:
+            return (step + 1) / self.warm_up
+        left = (self.steps - step) / (self.decay * self.steps)
+        return max(0.02, min(1.0, left))
+
+
+class LatentRegressor(nn.Module):
+    """Guesses a picture's latents from its caption alone, so that the text encoder learns names.
+
+    Args:
+        text_encoder: What is to learn.
+    """
+
+    def __init__(self, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.places = nn.Parameter(torch.randn(SIDE * SIDE, WIDTH) / math.sqrt(WIDTH))
+        self.look = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
+        self.head = nn.Sequential(
+            nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(),
+            nn.Linear(4 * WIDTH, CHANNELS),
+        )  # fmt: skip
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the guessed latents, [B, C, 8, 8]."""
+        words = self.text_encoder(ids).last_hidden_state  # [B, L, W]
+        places = self.places.expand(len(ids), -1, -1)
+        seen, _ = self.look(places, words, words)
+        guess = self.head(places + seen)  # [B, 64, C]
+        return guess.transpose(1, 2).unflatten(2, (SIDE, SIDE))
+
+
+def teach_words(
+    text_encoder: Any, tokenizer: Any, space: PatchSpace, batches: SceneBatches, *,
+    steps: int, batch_size: int = 64, lr: float = 1e-3,
+) -> None:  # fmt: skip
+    """Have the text encoder learn what is named, before anything is drawn.
+
+    Args:
+        text_encoder: Trained in place.
+        tokenizer: Its tokenizer.
+        space: The latent space.
+        batches: Scenes with captions.
+        steps: Steps to take.
+        batch_size: Scenes a step.
+        lr: Highest learning rate; falls to 0 along a half cosine.
+    """
+    text_encoder.set_attn_implementation("eager")  # see train_denoiser
+    regressor = LatentRegressor(text_encoder).train()
+    optimizer = torch.optim.AdamW(regressor.parameters(), lr=lr, betas=(0.9, 0.99))
+    losses: list[float] = []
+    for step in range(steps):
+        rise, fall = min(1.0, (step + 1) / 50), 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = lr * rise * fall
+        images, captions = batches.batch(step, batch_size)
+        with torch.autocast("cpu", torch.bfloat16):
+            guess = regressor(token_ids(tokenizer, captions))
+        loss = functional.mse_loss(guess.float(), space.encode(images))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(regressor.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % LOG_EVERY == 0:
+            console.log(f"words {step + 1}/{steps}: loss {sum(losses) / len(losses):.4f}")
+            losses = []
+
+
+def train_denoiser(
+    unet: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, space: PatchSpace,
+    early: SceneBatches, late: SceneBatches, *,
+    settings: DenoiserTraining, folder: Path, save: Callable[[], None],
+) -> None:  # fmt: skip
+    """Train both networks together; their averaged weights stand in them at the end.
+
+    Args:
+        unet: The denoiser.
+        text_encoder: Reads the captions.
+        tokenizer: Its tokenizer.
+        scheduler: Noise schedule, with v-prediction.
+        space: The latent space.
+        early: Scenes of the first part.
+        late: Scenes of the rest.
+        settings: How.
+        folder: Where the state of the training lies.
+        save: Called at the end, with the averaged weights in the networks.
+    """
+    from diffusers.models.attention_processor import AttnProcessor
+
+    # On a CPU the fused attention's backward pass takes half of a step; the plain one does not.
+    unet.set_attn_processor(AttnProcessor())
+    text_encoder.set_attn_implementation("eager")
+    networks = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train()
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(unet.parameters()), "lr": settings.lr},
+            {"params": list(text_encoder.parameters()), "lr": settings.text_lr},
+        ],
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+    )
+    average = {name: value.detach().clone() for name, value in networks.state_dict().items()}
+    first = _load(folder / _STATE, networks, optimizer, average)
+    empty = token_ids(tokenizer, [""])[0]
+    signal = scheduler.alphas_cumprod.sqrt()  # [1000]
+    noise_level = (1 - scheduler.alphas_cumprod).sqrt()
+    clock, losses = time.monotonic(), []
+    for step in range(first, settings.steps):
+        share = settings.share_of_rate(step)
+        for group, rate in zip(
+            optimizer.param_groups, (settings.lr, settings.text_lr), strict=True
+        ):
+            group["lr"] = rate * share
+        batches = early if step < settings.early * settings.steps else late
+        images, captions = batches.batch(step, settings.batch_size)
+        chance = torch.Generator().manual_seed(step)
+        latents = space.encode(images)  # [B, C, 8, 8]
+        ids = token_ids(tokenizer, captions)
+        ids[torch.rand(len(ids), generator=chance) < settings.drop] = empty
+        # One draw in each of B equal parts of [0, 1): the same law, less scatter between steps.
+        u = (torch.arange(len(ids)) + torch.rand(len(ids), generator=chance)) / len(ids)
+        t = (1000 * u**settings.noise_bias).long().clamp(max=999)
+        noise = torch.randn(latents.shape, generator=chance)
+        a, s = signal[t].view(-1, 1, 1, 1), noise_level[t].view(-1, 1, 1, 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            words = text_encoder(ids).last_hidden_state  # [B, L, W]
+            guess = unet(a * latents + s * noise, t, words).sample
+        errors = (guess.float() - (a * noise - s * latents)).square().mean((1, 2, 3))  # [B]
+        optimizer.zero_grad(set_to_none=True)
+        errors.mean().backward()
+        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        optimizer.step()
+        _follow(average, networks, min(settings.average, (step + 1) / (step + 10)))
+        losses.append(torch.stack([errors[t < 300].mean(), errors[t >= 800].mean()]).detach())
+        if (step + 1) % LOG_EVERY == 0:
+            low, high = torch.stack(losses).nanmean(0).tolist()
+            rate = LOG_EVERY * settings.batch_size / (time.monotonic() - clock)
+            console.log(
+                f"step {step + 1}/{settings.steps}: loss {low:.4f} (t < 300), {high:.4f} "
+                f"(t ≥ 800), {rate:.0f} pictures/s"
+            )
+            clock, losses = time.monotonic(), []
+        if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
+            _save(folder / _STATE, step + 1, networks, optimizer, average)
+    networks.load_state_dict(average)
+    save()
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], networks: nn.Module, decay: float) -> None:
+    state = networks.state_dict()
+    floats = [name for name, value in average.items() if value.is_floating_point()]
+    torch._foreach_lerp_([average[n] for n in floats], [state[n] for n in floats], 1 - decay)
+
+
+def _save(
+    path: Path, step: int, networks: nn.Module, optimizer: Any, average: dict[str, Tensor]
+) -> None:
+    state = {
+        "step": step,
+        "networks": networks.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average,
+    }
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def _load(path: Path, networks: nn.Module, optimizer: Any, average: dict[str, Tensor]) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    networks.load_state_dict(state["networks"])
+    optimizer.load_state_dict(state["optimizer"])
+    average.update(state["average"])
+    console.log(f"going on at step {state['step']}")
+    return int(state["step"])

@@ -87,8 +87,8 @@ def compare(count: int, folder: Path) -> dict[str, Any]:
 
 def cost_per_item(count: int, folder: Path, pipelines: Path, clock: Callable[[], float]) -> float:
     """Return seconds per item of a batch of pictures without a language model."""
-    from llmbind_cli.inference.batch import run_batch
-    from llmbind_cli.inference.batch_settings import BatchSettings
+    from llmbind_cli.inference.batch.batch import run_batch
+    from llmbind_cli.inference.batch.batch_settings import BatchSettings
     from llmbind_cli.inference.model_options import ModelOptions
 
     folder.mkdir()

@@ -132,3 +132,18 @@ def test_what_a_prompt_names(prompt, things, unknown):
 
 def test_the_default_mix_covers_every_kind():
     assert sum(DEFAULT_MIX.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "known", "essence"),
+    [
+        ("a red apple next to a cat", "a red apple next to a cat", "a red apple and a cat"),
+        ("a quaint lighthouse, two small blue cars", "two small blue cars", "two small blue cars"),
+        ("a cat in the fog", "a cat", "a cat"),
+        ("A weathered boat on the foggy fjord, at sunset", "A boat, at sunset", "boat"),
+    ],
+)
+def test_what_is_left_of_a_prompt_without_what_is_unknown(prompt, known, essence):
+    found = nearest(prompt)
+    assert found.known == known
+    assert found.essence == essence

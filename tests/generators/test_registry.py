@@ -216,7 +216,7 @@ def test_use_counts_not_the_order_of_loading(two_folders: dict[str, str], tmp_pa
 def test_a_generator_larger_than_the_budget(two_folders: dict[str, str]) -> None:
     settings = GeneratorSettings(memory_budget_gib=1e-5)
     generators = GeneratorRegistry(overrides=two_folders, device="cpu", settings=settings)
-    with pytest.raises(UsageError, match=r"memory_budget_gib 1e-05: the weights of tiny take"):
+    with pytest.raises(UsageError, match=r"--memory-budget 1e-05: the weights of tiny take"):
         generators.load("image")
 
 

@@ -50,24 +50,24 @@ def payload(generator: ImageGenerator) -> bytes:
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"steps": 0}, "steps must be a whole number of 1 to 1000, got 0"),
+        ({"steps": 0}, "--steps must be a whole number of 1 to 1000, got 0"),
         ({"steps": 2.5}, "steps"),
         ({"steps": True}, "steps"),
-        ({"guidance": -1}, "guidance must lie in 0 to 100, got -1"),
+        ({"guidance": -1}, "--guidance must lie in 0 to 100, got -1"),
         ({"guidance": math.nan}, "guidance"),
         ({"guidance": "7"}, "guidance"),
         ({"width": 64}, "width and height go together"),
-        ({"width": 4, "height": 4}, "8 to 8192 px"),
+        ({"width": 4, "height": 4}, "the width of --size must be a whole number of 8 to 8192 px"),
         ({"fps": 0}, "1 to 120 frames per second"),
         ({"frames": -3}, "frames"),
         ({"seconds": 0}, "seconds"),
         ({"strength": 0}, "strength"),
-        ({"strength": 1.5}, "strength must lie in 0.01 to 1, got 1.5"),
-        ({"preset": "fast"}, "preset must be one of lcm, turbo; got 'fast'"),
+        ({"strength": 1.5}, "--strength must lie in 0.01 to 1, got 1.5"),
+        ({"preset": "fast"}, "--preset must be one of lcm, turbo; got 'fast'"),
         ({"video_format": "avi"}, "mp4, gif"),
         ({"audio_format": "mp3"}, "wav, flac"),
-        ({"negative_prompt": " "}, "negative_prompt"),
-        ({"memory_budget_gib": 0}, "GiB"),
+        ({"negative_prompt": " "}, "--negative-prompt"),
+        ({"memory_budget_gib": 0}, "--memory-budget must lie in 1e-06 to 1e+06 GiB, got 0"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], word: str) -> None:
@@ -80,7 +80,7 @@ def test_settings_that_nothing_reads_are_refused() -> None:
     settings = GeneratorSettings(fps=8, steps=3)
     settings.refuse_unused(["image", "video"])
     settings.refuse_unused([])
-    with pytest.raises(UsageError, match="fps is for video; this run makes audio and image"):
+    with pytest.raises(UsageError, match="--fps is for video; this run makes audio and image"):
         settings.refuse_unused(["image", "audio"])
 
 
@@ -124,17 +124,29 @@ def test_the_plain_pipeline_with_the_same_arguments_gives_the_same(folders: Any)
 @pytest.mark.parametrize(
     ("class_name", "settings", "word"),
     [
-        ("LatentConsistencyModelPipeline", {"negative_prompt": "a dog"}, "negative_prompt: calls"),
+        (
+            "LatentConsistencyModelPipeline",
+            {"negative_prompt": "a dog"},
+            "--negative-prompt: calls",
+        ),
         ("FluxPipeline", {"negative_prompt": "a dog"}, "only with classifier-free guidance"),
-        ("StableDiffusionPipeline", {"negative_prompt": "a dog", "guidance": 1}, "guidance above"),
+        (
+            "StableDiffusionPipeline",
+            {"negative_prompt": "a dog", "guidance": 1},
+            "--guidance above",
+        ),
         (
             "StableDiffusionPipeline",
             {"negative_prompt": "a " * 15},
             "is 17 tokens long .* reads 16",
         ),
-        ("StableDiffusionPipeline", {"width": 33, "height": 32}, "width must be a multiple of 2"),
-        ("StableDiffusion3Pipeline", {"preset": "lcm"}, "preset lcm: .*FlowMatch"),
-        ("FluxPipeline", {"preset": "turbo"}, "preset turbo"),
+        (
+            "StableDiffusionPipeline",
+            {"width": 33, "height": 32},
+            "width of --size must be a multiple of 2",
+        ),
+        ("StableDiffusion3Pipeline", {"preset": "lcm"}, "--preset lcm: .*FlowMatch"),
+        ("FluxPipeline", {"preset": "turbo"}, "--preset turbo"),
     ],
 )
 def test_settings_that_a_pipeline_cannot_take(
@@ -218,7 +230,7 @@ def test_turbo_edits_run_half_of_two_steps(folders: Any) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cpu_offload_needs_a_gpu(folders: Any) -> None:
-    with pytest.raises(UnavailableError, match="cpu_offload"):
+    with pytest.raises(UnavailableError, match="--cpu-offload"):
         image(folders("StableDiffusionPipeline"), cpu_offload=True)
 
 

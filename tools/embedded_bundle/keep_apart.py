@@ -2,9 +2,9 @@
 
     python tools/embedded_bundle/keep_apart.py DIALOGUES.jsonl OUT.jsonl
 
-A human turn is near a test request if it shares half of the content words of the one that has fewer
-of them, three at least, or two different runs of five words. The test files of `tests/data` are read
-here and nowhere else before the measurement.
+A human turn is near a test request if it shares half of the content words of the one that has
+fewer of them, three at least, or two different runs of five words. The test files of `tests/data`
+are read here and nowhere else before the measurement.
 """
 
 from __future__ import annotations

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from llmbind_cli.commands import flags
+from llmbind_cli.commands.generator_flags import GeneratorFlags, spread_flags
 from llmbind_cli.console import console
 
 
+@spread_flags()
 def chat(
     prompt: flags.Prompt = None,
     images: Annotated[
@@ -51,6 +53,8 @@ def chat(
     plan: flags.Plan = False,
     requests: flags.From = None,
     generators: flags.Generators = None,
+    *,
+    how: GeneratorFlags,
     max_new_tokens: flags.MaxNewTokens = 256,
     temperature: Annotated[
         float,
@@ -81,7 +85,7 @@ def chat(
         )
 
     from llmbind_cli.generators.registry import parse_generator_overrides
-    from llmbind_cli.inference.chat import ChatOptions, plan_chat, replay_chat, run_chat
+    from llmbind_cli.inference.chat.chat import ChatOptions, plan_chat, replay_chat, run_chat
     from llmbind_cli.inference.model_options import ModelOptions
 
     talk = ChatOptions(
@@ -94,7 +98,13 @@ def chat(
         temperature=temperature,
         seed=seed,
     )
-    options = ModelOptions(model=model, device=device.value, dtype=dtype.value, offline=offline)
+    options = ModelOptions(
+        model=model,
+        device=device.value,
+        dtype=dtype.value,
+        offline=offline,
+        settings=how.settings(),
+    )
     if replay:
         replay_chat(chat=talk, options=options)
     elif plan:

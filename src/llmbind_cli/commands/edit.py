@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from llmbind_cli.commands import flags
+from llmbind_cli.commands.generator_flags import GeneratorFlags, spread_flags
 from llmbind_cli.console import console
 
 
+@spread_flags(without=("frames", "fps", "seconds", "video_format", "audio_format"))
 def edit(
     image: Annotated[
         Path | None,
@@ -37,6 +39,8 @@ def edit(
     ] = False,
     requests: flags.From = None,
     generators: flags.Generators = None,
+    *,
+    how: GeneratorFlags,
     max_new_tokens: flags.MaxNewTokens = 256,
     model: flags.Model = flags.EMBEDDED,
     device: flags.DeviceFlag = flags.Device.auto,
@@ -55,12 +59,18 @@ def edit(
         raise typer.BadParameter("give IMAGE and INSTRUCTION, or --from", param_hint="IMAGE")
 
     from llmbind_cli.generators.registry import parse_generator_overrides
-    from llmbind_cli.inference.batch_settings import BatchSettings
+    from llmbind_cli.inference.batch.batch_settings import BatchSettings
     from llmbind_cli.inference.edit import edit_batch, edit_picture
     from llmbind_cli.inference.model_options import ModelOptions
 
     overrides = parse_generator_overrides(generators or [])
-    options = ModelOptions(model=model, device=device.value, dtype=dtype.value, offline=offline)
+    options = ModelOptions(
+        model=model,
+        device=device.value,
+        dtype=dtype.value,
+        offline=offline,
+        settings=how.settings(),
+    )
     if image is not None and instruction is not None:
         edit_picture(
             image=image,

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from llmbind_cli.commands import flags
+from llmbind_cli.commands.generator_flags import GeneratorFlags, spread_flags
 from llmbind_cli.console import console
 
 
+@spread_flags(without=("strength",))
 def generate(
     prompt: flags.Prompt = None,
     modality: Annotated[
@@ -58,6 +60,8 @@ def generate(
         ),
     ] = 0.0,
     generators: flags.Generators = None,
+    *,
+    how: GeneratorFlags,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, max=1024, help="Requests decided at once.")
     ] = 8,
@@ -90,7 +94,7 @@ def generate(
         prompt = "-"
 
     from llmbind_cli.generators.registry import parse_generator_overrides
-    from llmbind_cli.inference.batch_settings import BatchSettings
+    from llmbind_cli.inference.batch.batch_settings import BatchSettings
     from llmbind_cli.inference.generate import run_generate
     from llmbind_cli.inference.model_options import ModelOptions
     from llmbind_cli.inference.shards import Shard
@@ -115,7 +119,13 @@ def generate(
         dry_run=dry_run,
         merge=merge or [],
         gallery=gallery,
-        options=ModelOptions(model=model, device=device.value, dtype=dtype.value, offline=offline),
+        options=ModelOptions(
+            model=model,
+            device=device.value,
+            dtype=dtype.value,
+            offline=offline,
+            settings=how.settings(),
+        ),
     )
     raise typer.Exit(code)
 

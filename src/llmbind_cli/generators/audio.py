@@ -41,7 +41,7 @@ class AudioGenerator(PipelineGenerator):
             return {}
         longest = _most_seconds(self.pipeline)
         if longest is not None and seconds > longest:
-            raise UsageError(f"seconds: {self.name} makes at most {longest:g} s, got {seconds:g}")
+            raise UsageError(f"--seconds: {self.name} makes at most {longest:g} s, got {seconds:g}")
         ends = "audio_end_in_s" in call_arguments(type(self.pipeline))
         return {"audio_end_in_s" if ends else "audio_length_in_s": seconds}
 

@@ -52,8 +52,8 @@ class EditGenerator(PipelineGenerator):
         steps = self._keywords.get("num_inference_steps", self._default("num_inference_steps"))
         if strength is not None and steps is not None and int(steps * strength) < 1:
             raise UsageError(
-                f"strength {strength:g} of {steps} steps leaves none to run; raise strength to "
-                f"{1 / steps:.2g} or steps to {math.ceil(1 / strength)}"
+                f"--strength {strength:g} of {steps} steps leaves none to run; raise it to "
+                f"{1 / steps:.2g} or --steps to {math.ceil(1 / strength)}"
             )
         return {}
 

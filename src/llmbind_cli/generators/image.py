@@ -6,10 +6,11 @@ that takes a prompt and gives pictures stands in for it without retraining.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-from llmbind_cli.generators import media
+from llmbind_cli.generators import media, small_world
 from llmbind_cli.generators.base import GeneratorRequest
 from llmbind_cli.generators.pipeline_generator import PipelineGenerator
 from llmbind_cli.generators.settings import GeneratorSettings
@@ -29,6 +30,19 @@ class ImageGenerator(PipelineGenerator):
     def file_format(cls, settings: GeneratorSettings) -> str:
         """Return ``png``."""
         return "png"
+
+    @functools.cached_property
+    def _wordings(self) -> dict[str, str] | None:
+        """Prompt → words for a pipeline of a small world; ``None`` for one that draws anything."""
+        return None if small_world.read_world(self.folder) is None else {}
+
+    def _wording(self, prompt: str) -> str:
+        known = self._wordings
+        if known is None:
+            return prompt
+        if prompt not in known:  # so that one prompt is told of once
+            known[prompt] = small_world.reword(prompt, name=self.name, fits=self._fits)
+        return known[prompt]
 
     def _results(self, output: Any) -> Sequence[Any]:
         return list(output.images)

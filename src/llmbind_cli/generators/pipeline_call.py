@@ -9,7 +9,7 @@ from typing import Any
 
 from llmbind_cli.errors import ConfigurationError, UnavailableError, UsageError
 from llmbind_cli.generators.pipeline_kind import call_arguments
-from llmbind_cli.generators.settings import GeneratorSettings
+from llmbind_cli.generators.settings import GeneratorSettings, flag_of
 
 _LCM_EMBEDDED_GUIDANCE = 8.5  # the default of diffusers' own pipelines for these weights
 
@@ -83,8 +83,8 @@ def set_scheduler(pipeline: Any, preset: Preset, name: str) -> None:
     family = {found.__name__ for found in diffusers.EulerDiscreteScheduler().compatibles}
     if type(own).__name__ not in family | {"LCMScheduler"}:
         raise UsageError(
-            f"preset {name}: {type(pipeline).__name__} runs with {type(own).__name__}, whose "
-            f"weights {preset.scheduler} cannot sample; leave the preset out"
+            f"--preset {name}: {type(pipeline).__name__} runs with {type(own).__name__}, whose "
+            f"weights {preset.scheduler} cannot sample; leave it out"
         )
     pipeline.scheduler = wanted.from_config(own.config, **preset.options)
 
@@ -98,7 +98,7 @@ def slice_vae(pipeline: Any) -> None:
     try:
         pipeline.vae.enable_slicing()
     except (AttributeError, NotImplementedError) as error:
-        raise UsageError(f"vae_slicing: the decoder of {_name(pipeline)} cannot") from error
+        raise UsageError(f"--vae-slicing: the decoder of {_name(pipeline)} cannot") from error
 
 
 def offload(pipeline: Any, device: Any) -> None:
@@ -119,8 +119,8 @@ def require_gpu(device: Any) -> None:
     """
     if device.type != "cuda":
         raise UnavailableError(
-            f"cpu_offload moves networks off a CUDA device, and this run is on {device}; leave it "
-            f"out"
+            f"--cpu-offload moves networks off a CUDA device, and this run is on {device}; "
+            f"leave it out"
         )
 
 
@@ -178,8 +178,8 @@ def call_keywords(
     for argument, (setting, value) in wished.items():
         if not _takes(pipeline, argument):
             raise UsageError(
-                f"{setting}: calls of {_name(pipeline)} take no {argument}; leave it out or name "
-                f"another pipeline"
+                f"{flag_of(setting)}: calls of {_name(pipeline)} take no {argument}; "
+                f"leave it out or name another pipeline"
             )
         keywords[argument] = value
     return keywords
@@ -202,15 +202,15 @@ def negative_keywords(
     if settings.negative_prompt is None:
         return {}
     if not _takes(pipeline, "negative_prompt"):
-        raise UsageError(f"negative_prompt: calls of {_name(pipeline)} take none; leave it out")
+        raise UsageError(f"--negative-prompt: calls of {_name(pipeline)} take none; leave it out")
     argument = _guidance_argument(pipeline)
     scale = keywords.get(argument, default_of(pipeline, argument))
     dual = default_of(pipeline, "true_cfg_scale")
     unread = _has_embedded_guidance(pipeline) or (dual is not None and dual <= 1)
     if unread or (scale is not None and scale <= 1):
         raise UsageError(
-            f"negative_prompt: {_name(pipeline)} reads one only with classifier-free guidance, and "
-            f"runs without; leave it out" + ("" if unread else " or set guidance above 1")
+            f"--negative-prompt: {_name(pipeline)} reads one only with classifier-free guidance, "
+            f"and runs without; leave it out" + ("" if unread else " or set --guidance above 1")
         )
     return {"negative_prompt": [settings.negative_prompt] * count}
 
@@ -243,8 +243,8 @@ def _check_sides(pipeline: Any, settings: GeneratorSettings) -> None:
         if value % multiple:
             near = max(multiple, round(value / multiple) * multiple)
             raise UsageError(
-                f"{side} must be a multiple of {multiple} px for {_name(pipeline)}, got {value}; "
-                f"{near} is near"
+                f"{flag_of(side)} must be a multiple of {multiple} px for {_name(pipeline)}, "
+                f"got {value}; {near} is near"
             )
 
 

@@ -254,13 +254,13 @@ class PipelineGenerator(ABC):
         fit = prompt_length(self.pipeline, str(self._settings.negative_prompt))
         if fit is not None and fit[0] > fit[1]:
             raise UsageError(
-                f"negative_prompt is {fit[0]} tokens long and {self.name} reads {fit[1]}; shorten "
-                f"it"
+                f"--negative-prompt is {fit[0]} tokens long and {self.name} reads {fit[1]}; "
+                f"shorten it"
             )
 
     def _refusal(self, request: GeneratorRequest) -> LlmbindError | None:
         """Say why a request cannot be tried at all."""
-        fit = prompt_length(self.pipeline, request.prompt)
+        fit = prompt_length(self.pipeline, self._wording(request.prompt))
         if fit is None or fit[0] <= fit[1]:
             return None
         length, limit = fit
@@ -297,7 +297,7 @@ class PipelineGenerator(ABC):
         # Noise drawn on the CPU is the same whichever device the pipeline runs on.
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
         output = self.pipeline(
-            prompt=[request.prompt for request in requests],
+            prompt=[self._wording(request.prompt) for request in requests],
             generator=generators,
             output_type="np",
             **self._keywords,
@@ -338,6 +338,15 @@ class PipelineGenerator(ABC):
         return media.Provenance(
             prompt=request.prompt, seed=request.seed, model=self.name, model_hash=self.model_hash
         )
+
+    def _fits(self, prompt: str) -> bool:
+        """Tell whether the pipeline reads all of a prompt."""
+        fit = prompt_length(self.pipeline, prompt)
+        return fit is None or fit[0] <= fit[1]
+
+    def _wording(self, prompt: str) -> str:
+        """Return the words for the pipeline, where they differ from those that were asked."""
+        return prompt
 
     def _own_keywords(self) -> dict[str, Any]:
         """Return the arguments that the modality's own settings ask for, or refuse a setting."""

@@ -215,7 +215,7 @@ class GeneratorRegistry:
         planned = planned_bytes(folder, device=self._device, dtype=self._dtype)
         if planned > budget:
             raise UsageError(
-                f"memory_budget_gib {self._settings.memory_budget_gib:g}: the weights of {name} "
+                f"--memory-budget {self._settings.memory_budget_gib:g}: the weights of {name} "
                 f"take {planned / 2**30:.3g} GiB; raise the budget or name a smaller generator"
             )
         while self._loaded and parameter_bytes(self._loaded.values()) + planned > budget:

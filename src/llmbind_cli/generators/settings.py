@@ -52,6 +52,16 @@ _NUMBERS = {
     "strength": (0.01, 1.0, ""),
     "memory_budget_gib": (1e-6, 1e6, " GiB"),
 }
+_FLAGS = {
+    "width": "the width of --size",
+    "height": "the height of --size",
+    "memory_budget_gib": "--memory-budget",
+}
+
+
+def flag_of(setting: str) -> str:
+    """Return what a setting is called on the command line, for errors that name it."""
+    return _FLAGS.get(setting, f"--{setting.replace('_', '-')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +117,8 @@ class GeneratorSettings:
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not whole or not least <= value <= most:
                 raise UsageError(
-                    f"{name} must be a whole number of {least} to {most}{unit}, got {value!r}"
+                    f"{flag_of(name)} must be a whole number of {least} to {most}{unit}, "
+                    f"got {value!r}"
                 )
         for name, (low, high, unit) in _NUMBERS.items():
             value = getattr(self, name)
@@ -115,14 +126,16 @@ class GeneratorSettings:
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or math.isnan(value) or not low <= value <= high:
-                raise UsageError(f"{name} must lie in {low:g} to {high:g}{unit}, got {value!r}")
+                raise UsageError(
+                    f"{flag_of(name)} must lie in {low:g} to {high:g}{unit}, got {value!r}"
+                )
         _one_of("preset", self.preset, (*PRESETS, None))
         _one_of("video_format", self.video_format, VIDEO_FORMATS)
         _one_of("audio_format", self.audio_format, AUDIO_FORMATS)
         if (self.width is None) != (self.height is None):
             raise UsageError("width and height go together: give both or neither")
         if self.negative_prompt is not None and not self.negative_prompt.strip():
-            raise UsageError("negative_prompt must hold words, got an empty one")
+            raise UsageError("--negative-prompt must hold words, got an empty one")
 
     def chosen(self, modality: str) -> dict[str, Any]:
         """Return the settings that differ from the default and concern a modality, by name."""
@@ -139,14 +152,14 @@ class GeneratorSettings:
             modalities: Task names; empty where they are not known yet, and then nothing is refused.
 
         Raises:
-            UsageError: Names the setting and the modalities it is for.
+            UsageError: Names the flag and the modalities it is for.
         """
         running = set(modalities)
         for field in fields(self):
             meant = _APPLIES[field.name]
             if running and getattr(self, field.name) != field.default and not running & set(meant):
                 raise UsageError(
-                    f"{field.name} is for {' and '.join(meant)}; this run makes "
+                    f"{flag_of(field.name)} is for {' and '.join(meant)}; this run makes "
                     f"{' and '.join(sorted(running))}"
                 )
 
@@ -159,4 +172,4 @@ class GeneratorSettings:
 def _one_of(name: str, value: str | None, known: tuple[str | None, ...]) -> None:
     if value not in known:
         listed = ", ".join(choice for choice in known if choice is not None)
-        raise UsageError(f"{name} must be one of {listed}; got {value!r}")
+        raise UsageError(f"{flag_of(name)} must be one of {listed}; got {value!r}")

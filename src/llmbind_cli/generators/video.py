@@ -47,7 +47,7 @@ class VideoGenerator(PipelineGenerator):
         frames = self._choose_frames()
         if frames is not None and "num_frames" not in accepted:
             name = type(self.pipeline).__name__
-            raise UsageError(f"frames: calls of {name} take no num_frames; leave it out")
+            raise UsageError(f"--frames: calls of {name} take no num_frames; leave it out")
         return keywords if frames is None else keywords | {"num_frames": frames}
 
     def _choose_frames(self) -> int | None:
@@ -60,14 +60,14 @@ class VideoGenerator(PipelineGenerator):
         if (frames - 1) % step:
             near = max(1, round((frames - 1) / step)) * step + 1
             raise UsageError(
-                f"frames must be a multiple of {step} and one more for {self.name}, got {frames}; "
-                f"{near} is near"
+                f"--frames must be a multiple of {step} and one more for {self.name}, "
+                f"got {frames}; {near} is near"
             )
         longest = pipeline_call.config_value(
             self.pipeline, "motion_adapter", "motion_max_seq_length"
         )
         if longest is not None and frames > longest:
-            raise UsageError(f"frames: {self.name} makes at most {longest}, got {frames}")
+            raise UsageError(f"--frames: {self.name} makes at most {longest}, got {frames}")
         return frames
 
     def _choose_fps(self) -> int:

@@ -1,1 +1,1 @@
-"""From a request to its results: sessions, batches, dispatch of task calls, artifacts."""
+"""From a request to its results: decisions, dispatch of task calls, artifacts; chats, batches."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from llmbind_cli.errors import InputDataError, OutputError, PartialFailure, UsageError
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFile, ArtifactFolder, ResultLine
-from llmbind_cli.inference.batch import run_batch
-from llmbind_cli.inference.batch_settings import BatchSettings
+from llmbind_cli.inference.batch.batch import run_batch
+from llmbind_cli.inference.batch.batch_settings import BatchSettings
 from llmbind_cli.inference.dispatch import Job, dispatch, item_seed, jobs_of_reply
 from llmbind_cli.inference.generate import show
 from llmbind_cli.inference.model_options import ModelOptions

@@ -11,12 +11,12 @@ from llmbind_cli.errors import InputDataError, LlmbindError, PartialFailure
 from llmbind_cli.gallery import write_gallery
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFolder, ResultLine
-from llmbind_cli.inference.batch import run_batch
-from llmbind_cli.inference.batch_settings import BatchSettings, jobs_of
+from llmbind_cli.inference.batch.batch import run_batch
+from llmbind_cli.inference.batch.batch_settings import BatchSettings, jobs_of
+from llmbind_cli.inference.batch.estimate import run_dry
+from llmbind_cli.inference.batch.merge import run_merge
 from llmbind_cli.inference.decisions import Decision, line_of_bad_line
 from llmbind_cli.inference.dispatch import Job, dispatch
-from llmbind_cli.inference.estimate import run_dry
-from llmbind_cli.inference.merge import run_merge
 from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.requests import BadLine, Request, read_stdin
 from llmbind_cli.inference.rounds import run_in_rounds
@@ -86,6 +86,7 @@ def _tell_gallery(out: Path) -> None:
 
 
 def _run_one(request: Request, settings: BatchSettings, options: ModelOptions) -> None:
+    options.settings.refuse_unused(settings.modalities([request]))
     folder = ArtifactFolder(out=settings.out)
     with exclusive_lock(folder.lock, wait_s=settings.wait_s):
         name, decision = None, None

@@ -90,9 +90,7 @@ def read_heads(bundle: Path, *, num_tokens: int, hidden_size: int, tied: bool) -
     return tensors
 
 
-def restore_weights(
-    model: BoundModel, bundle: Path, *, new_layers: Collection[int] = ()
-) -> None:
+def restore_weights(model: BoundModel, bundle: Path, *, new_layers: Collection[int] = ()) -> None:
     """Copy a bundle's adapter and token rows into a model of the same shapes, dtypes kept.
 
     Args:

@@ -1,13 +1,20 @@
 """Make the embedded image generator, one command a stage; a stopped stage goes on.
 
-    python tools/embedded_generator/painter words SPRITES.npz WORK       # about 5 minutes
-    python tools/embedded_generator/painter denoiser SPRITES.npz WORK    # about 2 hours of a core
-    python tools/embedded_generator/painter autoencoder SPRITES.npz WORK # about 35 minutes
+python tools/embedded_generator/painter words SPRITES.npz WORK
+python tools/embedded_generator/painter denoiser SPRITES.npz WORK
+python tools/embedded_generator/painter autoencoder SPRITES.npz WORK
+python tools/embedded_generator/painter export WORK PIPELINE
+python tools/embedded_generator/painter measure PIPELINE JUDGE --report REPORT.json
+python tools/embedded_generator/painter sheet PIPELINE SHEET.png
+
+SPRITES.npz is the sheet that ``render.py`` drew, WORK a folder for all that is made, JUDGE the
+folder of ``judge.safetensors``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -19,20 +26,50 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SEED = 0
 
+SHEET = (
+    "a red apple next to a cat", "a dog", "a blue car", "two strawberries", "an owl at night",
+    "a rocket", "a pink elephant", "a cup of coffee",
+    "a green frog on a purple background", "a fish in the sea", "a guitar", "three bananas",
+    "a penguin in the snow", "a sunflower", "a purple hat", "a pizza",
+    "a cactus to the left of a camel", "a crab on the beach", "a yellow umbrella", "a lion",
+    "a balloon above a house", "a small mouse", "a bicycle on the street", "a birthday cake",
+    "a black cat", "a tree", "an orange teapot", "a robot", "a bee and a flower", "a castle",
+    "a snail below a mushroom", "a blue butterfly",
+)  # fmt: skip
+"""Prompts of the sheet of samples."""
+
 
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     stages = parser.add_subparsers(dest="stage", required=True)
-    for name, steps in (("words", 700), ("denoiser", 6000), ("autoencoder", 2400)):
-        stage = stages.add_parser(name)
-        stage.add_argument("sprites", type=Path, help="a sheet that render.py drew")
-        stage.add_argument("work", type=Path, help="folder of all that is made")
+    for run, steps in ((words, 700), (denoiser, 6000), (autoencoder, 2400)):
+        stage = stages.add_parser(run.__name__, help=run.__doc__)
+        stage.add_argument("sprites", type=Path)
+        stage.add_argument("work", type=Path)
         stage.add_argument("--steps", type=int, default=steps)
+        stage.set_defaults(run=run)
+    stage = stages.add_parser("export", help=put_together.__doc__)
+    stage.add_argument("work", type=Path)
+    stage.add_argument("pipeline", type=Path)
+    stage.add_argument("--sixteen-bit", action="store_true", help="store no weight in 8 bits")
+    stage.set_defaults(run=put_together)
+    stage = stages.add_parser("measure", help=measured.__doc__)
+    stage.add_argument("pipeline", type=Path)
+    stage.add_argument("judge", type=Path)
+    stage.add_argument("--names", type=int, default=500)
+    stage.add_argument("--scenes", type=int, default=300)
+    stage.add_argument("--report", type=Path)
+    stage.set_defaults(run=measured)
+    stage = stages.add_parser("sheet", help=sheet.__doc__)
+    stage.add_argument("pipeline", type=Path)
+    stage.add_argument("out", type=Path)
+    stage.add_argument("--prompts", type=Path, help="one prompt a line, in place of the built-in")
+    stage.set_defaults(run=sheet)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    {"words": words, "denoiser": denoiser, "autoencoder": autoencoder}[arguments.stage](arguments)
+    arguments.run(arguments)
 
 
 def words(arguments: argparse.Namespace) -> None:
@@ -87,13 +124,13 @@ def denoiser(arguments: argparse.Namespace) -> None:
         text_encoder.save_pretrained(work / "text_encoder")
 
     train_denoiser(
-        unet,
-        text_encoder,
-        AutoTokenizer.from_pretrained(work / "tokenizer"),
-        build_scheduler(),
-        PatchSpace.load(work / "patch_space.safetensors"),
-        early,
-        late,
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=AutoTokenizer.from_pretrained(work / "tokenizer"),
+        scheduler=build_scheduler(),
+        space=PatchSpace.load(work / "patch_space.safetensors"),
+        early=early,
+        late=late,
         settings=DenoiserTraining(steps=arguments.steps),
         folder=work,
         save=save,
@@ -120,6 +157,47 @@ def autoencoder(arguments: argparse.Namespace) -> None:
         folder=arguments.work,
     )
     vae.save_pretrained(arguments.work / "vae")
+
+
+def put_together(arguments: argparse.Namespace) -> None:
+    """Write the pipeline in the form in which it is shipped."""
+    from painter.export import export
+
+    export(arguments.work, arguments.pipeline, eight_bit=not arguments.sixteen_bit)
+    size = sum(path.stat().st_size for path in arguments.pipeline.rglob("*") if path.is_file())
+    print(f"{arguments.pipeline}: {size / 1e6:.1f} MB")
+
+
+def measured(arguments: argparse.Namespace) -> None:
+    """Have the judge look at what a pipeline draws."""
+    from judge.recognise import Judge
+
+    from llmbind_cli.data.scenes.world import load_world
+    from painter.measure import Drawer, measure
+
+    judge = Judge.load(arguments.judge / "judge.safetensors", load_world())
+    drawer = Drawer(arguments.pipeline, seed=SEED)
+    report = measure(drawer, judge, names=arguments.names, scenes=arguments.scenes, seed=SEED)
+    text = json.dumps(report, indent=1) + "\n"
+    print(text)
+    if arguments.report:
+        arguments.report.write_text(text, encoding="utf-8")
+
+
+def sheet(arguments: argparse.Namespace) -> None:
+    """Draw a sheet of samples to look at."""
+    from PIL import Image
+
+    from painter.measure import Drawer
+
+    prompts = SHEET
+    if arguments.prompts:
+        prompts = tuple(arguments.prompts.read_text(encoding="utf-8").splitlines())
+    images = Drawer(arguments.pipeline, seed=SEED).draw(prompts)
+    columns = 8
+    cells = [*images, *[np.full_like(images[0], 255)] * (-len(images) % columns)]
+    rows = [np.concatenate(cells[n : n + columns], 1) for n in range(0, len(cells), columns)]
+    Image.fromarray(np.concatenate(rows)).save(arguments.out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the autoencoder: its decoder draws 128 px from latents, its encoder finds the latents again.
+"""Train the autoencoder: its decoder draws 128 px from latents, its encoder finds them again.
 
 The latents are those of the 64 px picture (`PatchSpace`). The decoder therefore also learns to draw
 sharp edges that they only hint at. A little noise on its input keeps what the denoiser leaves over

@@ -36,9 +36,7 @@ class PatchSpace:
 
     def __init__(self, *, mean: Tensor, axes: Tensor, scale: Tensor) -> None:
         if axes.shape != (len(scale), len(mean)):
-            raise ValueError(
-                f"axes must be [{len(scale)}, {len(mean)}], got {list(axes.shape)}"
-            )
+            raise ValueError(f"axes must be [{len(scale)}, {len(mean)}], got {list(axes.shape)}")
         self.mean, self.axes, self.scale = mean, axes, scale
 
     @classmethod

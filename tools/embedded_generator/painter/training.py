@@ -129,8 +129,8 @@ def teach_words(
 
 
 def train_denoiser(
-    unet: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, space: PatchSpace,
-    early: SceneBatches, late: SceneBatches, *,
+    *, unet: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, space: PatchSpace,
+    early: SceneBatches, late: SceneBatches,
     settings: DenoiserTraining, folder: Path, save: Callable[[], None],
 ) -> None:  # fmt: skip
     """Train both networks together; their averaged weights stand in them at the end.

@@ -34,6 +34,18 @@ _SMALL_WORDS = frozenset(
     )
 )
 
+_LEADING_ON = frozenset(
+    """a an the some any or and with of on in at to by for from into over under above below beneath
+    behind beside between near its his her their my your our like plus while who which as
+    """.split()  # noqa: SIM905
+)
+"""Words that a prompt cannot end with."""
+
+_SINGLE_COLOURS = frozenset(word for phrase in COLOUR_WORDS for word in phrase.split())
+_DESCRIBING = _SINGLE_COLOURS | frozenset(
+    """a an the some one two three 1 2 3 small tiny little large big huge giant""".split()  # noqa: SIM905
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
@@ -43,10 +55,14 @@ class Coverage:
         things: The things named, in the order of the prompt; for a category word ("flower") the
             first thing of the category.
         unknown: The words that are neither a thing nor a fact or style that captions have.
+        known: The prompt without the unknown words.
+        essence: Its things alone, each with the number, size and colour words before it.
     """
 
     things: tuple[Thing, ...]
     unknown: tuple[str, ...]
+    known: str
+    essence: str
 
 
 def nearest(prompt: str, world: World | None = None) -> Coverage:
@@ -57,13 +73,16 @@ def nearest(prompt: str, world: World | None = None) -> Coverage:
         world: The things; ``None`` takes those of the package.
 
     Returns:
-        The known things and the unknown words.
+        The known things, the unknown words, and what is left without these.
     """
     names = (world or load_world()).by_phrase
     fixed, harmless = fixed_phrases(), _harmless()
-    words = _WORD.findall(prompt.lower().replace("’", "'"))
+    matches = list(_WORD.finditer(prompt.lower().replace("’", "'")))
+    words = [match[0] for match in matches]
     things: list[Thing] = []
     unknown: list[str] = []
+    essence: list[str] = []
+    gaps: list[tuple[int, int]] = []  # what is left out of the prompt
     at = 0
     while at < len(words):
         for length in range(min(_LONGEST, len(words) - at), 0, -1):
@@ -76,13 +95,47 @@ def nearest(prompt: str, world: World | None = None) -> Coverage:
                 taken = bool(meant) and (phrase not in fixed or not things)
             if taken:
                 things.append(meant[0])
+                essence.append(" ".join([*_described(words[:at]), phrase]))
             if taken or phrase in harmless:
                 break
         else:
             length = 1
             unknown.append(words[at])
+            gaps.append(matches[at].span())
         at += length
-    return Coverage(tuple(dict.fromkeys(things)), tuple(dict.fromkeys(unknown)))
+    return Coverage(
+        things=tuple(dict.fromkeys(things)),
+        unknown=tuple(dict.fromkeys(unknown)),
+        known=_without(prompt, gaps),
+        essence=" and ".join(dict.fromkeys(essence)),
+    )
+
+
+def _described(before: list[str]) -> list[str]:
+    """Return the words right before a thing that tell its number, size or colour."""
+    place = len(before)
+    while place and before[place - 1] in _DESCRIBING:
+        place -= 1
+    return before[place:]
+
+
+def _without(prompt: str, gaps: list[tuple[int, int]]) -> str:
+    """Cut parts out of a prompt, and the commas and small words that then lead nowhere."""
+    if not gaps:
+        return prompt
+    kept, start = [], 0
+    for left, right in gaps:
+        kept.append(prompt[start:left])
+        start = right
+    text = "".join([*kept, prompt[start:]])
+    clauses = []
+    for clause in text.split(","):
+        words = clause.split()
+        while words and words[-1].lower().strip(".;:!") in _LEADING_ON:
+            words.pop()
+        if words:
+            clauses.append(" ".join(words))
+    return ", ".join(clauses)
 
 
 def _names_thing(words: list[str], names: Mapping[str, tuple[Thing, ...]]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmbind_cli.errors import UsageError
-from llmbind_cli.inference.history import ATTACHED, History, HistoryEntry
+from llmbind_cli.inference.chat.history import ATTACHED, History, HistoryEntry
 
 
 def entry(number: int, task: str = "image", media_type: str = "image/png") -> HistoryEntry:

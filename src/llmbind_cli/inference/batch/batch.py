@@ -15,12 +15,12 @@ from llmbind_cli.console import console
 from llmbind_cli.errors import LlmbindError, PartialFailure
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFolder, ResultLine
-from llmbind_cli.inference.batch_settings import BatchSettings, jobs_of
+from llmbind_cli.inference.batch.batch_settings import BatchSettings, jobs_of
+from llmbind_cli.inference.batch.job import JobCard
+from llmbind_cli.inference.batch.job_folder import open_job
+from llmbind_cli.inference.batch.ledger import Ledger
 from llmbind_cli.inference.decisions import Decision, line_of_bad_line
 from llmbind_cli.inference.dispatch import Job, dispatch
-from llmbind_cli.inference.job import JobCard
-from llmbind_cli.inference.job_folder import open_job
-from llmbind_cli.inference.ledger import Ledger
 from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import BadLine, Request
@@ -50,11 +50,14 @@ def run_batch(
 
     Raises:
         PartialFailure: Some items failed; the others are done.
+        UsageError: A setting of the generators concerns none of the items.
         LockHeldError: Another run works in the folder.
         ConfigurationError: The folder holds another job.
         LlmbindError: The run as a whole failed; what was done stays.
     """
     items = settings.read()
+    requests = [item for item in items if isinstance(item, Request)]
+    options.settings.refuse_unused(settings.modalities(requests))
     shard = settings.shard
     folder = ArtifactFolder(out=settings.out, shard=shard)
     with exclusive_lock(
@@ -63,7 +66,6 @@ def run_batch(
         on_wait=lambda: console.log(f"{settings.out}: another run works here; waiting for it"),
     ):
         registry = options.generators(settings.generators)
-        requests = [item for item in items if isinstance(item, Request)]
         card = open_job(settings, options, requests, registry=registry, folder=folder)
         own = [
             settings.with_modality(item) if isinstance(item, Request) else item

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from llmbind_cli.errors import InputDataError, UsageError
 from llmbind_cli.inference.artifacts import ArtifactFile
-from llmbind_cli.inference.history import ATTACHED, History, HistoryEntry
-from llmbind_cli.inference.journal import (
+from llmbind_cli.inference.chat.history import ATTACHED, History, HistoryEntry
+from llmbind_cli.inference.chat.journal import (
     AttachEvent,
     CallRecord,
     Event,

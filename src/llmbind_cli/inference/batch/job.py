@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbind_cli.errors import ConfigurationError, InputDataError
-from llmbind_cli.inference.identity import Identity
+from llmbind_cli.inference.batch.identity import Identity
 from llmbind_cli.inference.requests import Request
 from llmbind_cli.weights.atomic import write_atomically
 

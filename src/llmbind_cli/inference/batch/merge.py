@@ -12,10 +12,10 @@ from typing import BinaryIO
 from llmbind_cli.console import console
 from llmbind_cli.errors import ConfigurationError, OutputError, PartialFailure
 from llmbind_cli.inference.artifacts import ArtifactFile, ArtifactFolder, ResultLine
+from llmbind_cli.inference.batch.job import JOB_NAME, JobCard
+from llmbind_cli.inference.batch.ledger import Ledger, is_whole
 from llmbind_cli.inference.decisions import Decision
-from llmbind_cli.inference.job import JOB_NAME, JobCard
 from llmbind_cli.inference.json_lines import replace_lines, to_json
-from llmbind_cli.inference.ledger import Ledger, is_whole
 from llmbind_cli.inference.shards import Shard
 from llmbind_cli.weights.atomic import write_atomically
 from llmbind_cli.weights.lock import exclusive_lock

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from llmbind_cli.console import console
 from llmbind_cli.errors import InputDataError, LlmbindError, UsageError
-from llmbind_cli.inference.history import HistoryEntry
-from llmbind_cli.inference.journal import open_journal
-from llmbind_cli.inference.preview import Preview
-from llmbind_cli.inference.turn import Turn
+from llmbind_cli.inference.chat.history import HistoryEntry
+from llmbind_cli.inference.chat.journal import open_journal
+from llmbind_cli.inference.chat.turn import Turn
+from llmbind_cli.inference.terminal.preview import Preview
 
 HELP = """\
 /image FILE     attach a picture to your next message

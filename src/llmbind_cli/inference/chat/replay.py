@@ -11,15 +11,15 @@ from pathlib import Path
 from llmbind_cli.console import console
 from llmbind_cli.errors import PartialFailure
 from llmbind_cli.inference.artifacts import ArtifactFolder
-from llmbind_cli.inference.dispatch import GeneratorSource, Job, dispatch
-from llmbind_cli.inference.generate import show
-from llmbind_cli.inference.journal import (
+from llmbind_cli.inference.chat.journal import (
     AttachEvent,
     FileRecord,
     ResetEvent,
     TurnEvent,
     read_journal,
 )
+from llmbind_cli.inference.dispatch import GeneratorSource, Job, dispatch
+from llmbind_cli.inference.generate import show
 from llmbind_cli.weights.hashes import sha256_file
 
 

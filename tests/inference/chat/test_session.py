@@ -9,9 +9,9 @@ from painters import all_generators
 from PIL import Image
 
 from llmbind_cli.errors import InputDataError, LockHeldError, UsageError
-from llmbind_cli.inference.journal import open_journal, read_journal
-from llmbind_cli.inference.session import Session
-from llmbind_cli.inference.turn import Turn
+from llmbind_cli.inference.chat.journal import open_journal, read_journal
+from llmbind_cli.inference.chat.session import Session
+from llmbind_cli.inference.chat.turn import Turn
 from llmbind_cli.tokens import ReplyError
 
 

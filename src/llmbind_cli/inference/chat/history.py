@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmbind_cli.errors import UsageError
-from llmbind_cli.inference.picture_references import PictureReference, picture_references
+from llmbind_cli.inference.chat.picture_references import PictureReference, picture_references
 
 ATTACHED = "attached"
 """Task name of a file that the user brought."""

@@ -150,6 +150,9 @@ def test_an_id_that_stood_for_another_request_stops_the_run(run, made):
         (["--modality", "image"], "modality: auto, now image"),
         (["--dtype", "float32"], "dtype: auto, now float32"),
         (["--shard", "1/2"], "shards: 1, now 2"),
+        (["--steps", 4], 'image settings: {}, now {"steps": 4}'),
+        (["--preset", "lcm"], 'image settings: {}, now {"preset": "lcm"}'),
+        (["--size", "64x32"], 'image settings: {}, now {"height": 32, "width": 64}'),
     ],
 )
 def test_other_flags_are_another_job(run, made, flags, difference):
@@ -369,24 +372,9 @@ def test_torn_tails_are_dropped_and_whole_lines_of_rubbish_are_not(run, replies,
     assert f"{name}:4: is no JSON" in errors
 
 
-def test_other_generator_settings_are_another_job(tmp_path):
-    from llmbind_cli.errors import ConfigurationError
-    from llmbind_cli.generators.settings import GeneratorSettings
-    from llmbind_cli.inference.batch import run_batch
-    from llmbind_cli.inference.batch_settings import BatchSettings
-    from llmbind_cli.inference.model_options import ModelOptions
-
-    path = tmp_path / "r.jsonl"
-    path.write_text(json.dumps(rows_of("a")[0]) + "\n")
-    batch = BatchSettings(
-        requests=str(path), out=tmp_path, direct=True, generators={"image": "fake-image"}
-    )
-    where = {"model": "embedded", "device": "cpu", "dtype": "auto", "offline": True}
-    told = []
-    for settings in (GeneratorSettings(), GeneratorSettings(memory_budget_gib=4.0)):
-        options = ModelOptions(**where, settings=settings)
-        assert run_batch(batch, options, report=told.append) == 0
-    assert [line.status for line in told] == ["ok", "skipped"]
-    options = ModelOptions(**where, settings=GeneratorSettings(steps=4))
-    with pytest.raises(ConfigurationError, match=r'image settings: \{\}, now \{"steps": 4\}'):
-        run_batch(batch, options, report=told.append)
+def test_flags_that_only_save_memory_change_no_job(run, made):
+    run(rows_of("a"), "--direct", "--steps", 4)
+    made()
+    saving = ["--memory-budget", 4, "--vae-slicing", "--cpu-offload"]
+    code, (line,), _ = run(rows_of("a"), "--direct", "--steps", 4, *saving)
+    assert (code, line["status"], made()) == (0, "skipped", [])

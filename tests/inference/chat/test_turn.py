@@ -10,8 +10,8 @@ from PIL import Image
 
 from llmbind_cli.console import console
 from llmbind_cli.errors import InputDataError, ModelNotFoundError, PartialFailure, UsageError
-from llmbind_cli.inference.session import Session
-from llmbind_cli.inference.turn import Turn
+from llmbind_cli.inference.chat.session import Session
+from llmbind_cli.inference.chat.turn import Turn
 
 
 @pytest.fixture

@@ -14,17 +14,17 @@ from llmbind_cli.errors import OutputError, UsageError
 from llmbind_cli.gallery import write_gallery
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import MANIFEST, ArtifactFolder
+from llmbind_cli.inference.chat.history import HistoryEntry
+from llmbind_cli.inference.chat.journal import open_journal
+from llmbind_cli.inference.chat.repl import Repl, show_numbered
+from llmbind_cli.inference.chat.replay import replay
+from llmbind_cli.inference.chat.session import Session
+from llmbind_cli.inference.chat.turn import Turn
 from llmbind_cli.inference.generate import plan_requests
-from llmbind_cli.inference.history import HistoryEntry
-from llmbind_cli.inference.journal import open_journal
 from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.pictures import read_picture
-from llmbind_cli.inference.preview import Preview
-from llmbind_cli.inference.repl import Repl, show_numbered
-from llmbind_cli.inference.replay import replay
 from llmbind_cli.inference.requests import Request, read_requests, read_stdin
-from llmbind_cli.inference.session import Session
-from llmbind_cli.inference.turn import Turn
+from llmbind_cli.inference.terminal.preview import Preview
 
 
 @dataclass(frozen=True, kw_only=True)

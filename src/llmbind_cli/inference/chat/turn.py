@@ -11,12 +11,12 @@ from typing import Protocol
 from llmbind_cli.console import console
 from llmbind_cli.errors import LlmbindError, PartialFailure, UsageError
 from llmbind_cli.inference.artifacts import ArtifactFolder, ResultLine
+from llmbind_cli.inference.chat.history import History, HistoryEntry
+from llmbind_cli.inference.chat.journal import CallRecord, FileRecord
+from llmbind_cli.inference.chat.session import Session
+from llmbind_cli.inference.chat.streaming import ReplyPrinter
 from llmbind_cli.inference.dispatch import GeneratorSource, Job, dispatch, jobs_of_reply
-from llmbind_cli.inference.history import History, HistoryEntry
-from llmbind_cli.inference.journal import CallRecord, FileRecord
 from llmbind_cli.inference.planner import Plan
-from llmbind_cli.inference.session import Session
-from llmbind_cli.inference.streaming import ReplyPrinter
 
 _PICTURE_TASKS = ("image", "edit")
 

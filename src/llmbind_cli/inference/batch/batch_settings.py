@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ class BatchSettings:
         if not items and self.fail_if_empty:
             raise NothingToDo(f"{self.requests}: there are no requests")
         return items
+
+    def modalities(self, requests: Iterable[Request]) -> set[str]:
+        """Return what requests are for; empty where the model chooses for one of them."""
+        found = {request.modality or self.modality for request in requests}
+        return set() if None in found else {str(modality) for modality in found}
 
     def with_modality(self, request: Request) -> Request:
         """Return a request with the modality that the flags settle for it.

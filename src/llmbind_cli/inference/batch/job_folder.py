@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from llmbind_cli.errors import OutputError
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFolder
-from llmbind_cli.inference.batch_settings import BatchSettings
-from llmbind_cli.inference.identity import bundle_identity, generator_identities
-from llmbind_cli.inference.job import JobCard, digests
+from llmbind_cli.inference.batch.batch_settings import BatchSettings
+from llmbind_cli.inference.batch.identity import bundle_identity, generator_identities
+from llmbind_cli.inference.batch.job import JobCard, digests
+from llmbind_cli.inference.batch.ledger import Ledger
 from llmbind_cli.inference.json_lines import COMMIT_WAIT_S, commit_lock
-from llmbind_cli.inference.ledger import Ledger
 from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.requests import Request
 from llmbind_cli.inference.shards import Shard

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from llmbind_cli.console import console
 from llmbind_cli.inference.artifacts import ResultLine
-from llmbind_cli.inference.batch_settings import BatchSettings, jobs_of
+from llmbind_cli.inference.batch.batch_settings import BatchSettings, jobs_of
+from llmbind_cli.inference.batch.job import JobCard
+from llmbind_cli.inference.batch.job_folder import card_of
+from llmbind_cli.inference.batch.ledger import Ledger
 from llmbind_cli.inference.decisions import Decision
 from llmbind_cli.inference.dispatch import Job
-from llmbind_cli.inference.job import JobCard
-from llmbind_cli.inference.job_folder import card_of
 from llmbind_cli.inference.json_lines import to_json
-from llmbind_cli.inference.ledger import Ledger
 from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.requests import Request
 
@@ -91,11 +91,13 @@ def run_dry(settings: BatchSettings, options: ModelOptions) -> None:
     """Print the estimate of a batch; write nothing.
 
     Raises:
+        UsageError: A setting of the generators concerns none of the items.
         ConfigurationError: The folder holds another job.
         InputDataError: The requests cannot be read, or an id stands for another request.
     """
     items = settings.read()
     requests = [item for item in items if isinstance(item, Request)]
+    options.settings.refuse_unused(settings.modalities(requests))
     known = JobCard.read(settings.out)
     if known is not None:
         registry = options.generators(settings.generators)

@@ -9,11 +9,11 @@ import pytest
 from painters import Painter, Shelf, all_generators
 from PIL import Image
 
-from llmbind_cli.inference.journal import read_journal
-from llmbind_cli.inference.preview import Preview
-from llmbind_cli.inference.repl import Repl, show_numbered
-from llmbind_cli.inference.session import Session
-from llmbind_cli.inference.turn import Turn
+from llmbind_cli.inference.chat.journal import read_journal
+from llmbind_cli.inference.chat.repl import Repl, show_numbered
+from llmbind_cli.inference.chat.session import Session
+from llmbind_cli.inference.chat.turn import Turn
+from llmbind_cli.inference.terminal.preview import Preview
 
 
 @pytest.fixture

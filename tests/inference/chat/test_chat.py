@@ -61,6 +61,18 @@ def test_one_turn_draws_what_the_reply_calls_for(chat, replies, tmp_path):
     assert out == f"Sure: [image: a cat] Enjoy!\n{tmp_path}/out/turn-1-image-0.png\n"
 
 
+def test_one_turn_draws_as_the_flags_say(chat, replies, tmp_path):
+    replies["cat"] = "<gen>a cat</gen>"
+    pipeline = save_pipeline(tmp_path / "tiny")
+    named = ["--generator", f"image={pipeline}", "--steps", "1", "--strength", "0.5", "--fps", "3"]
+    assert chat(*named, "--size", "48x24", "draw a cat")[0] == 0
+    with Image.open(tmp_path / "out" / "turn-1-image-0.png") as picture:
+        assert picture.size == (48, 24)
+    code, _, err = chat(*named, "--size", "33x24", "draw a cat")
+    assert code == 2
+    assert "the width of --size must be a multiple of" in err
+
+
 def test_one_turn_edits_the_picture_that_goes_with_it(chat, replies, painters, photo, tmp_path):
     replies["red"] = "<edit>make it red</edit>"
     code, out, _ = chat("--image", photo, "make it red")

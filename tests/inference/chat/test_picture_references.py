@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmbind_cli.inference.picture_references import PictureReference, picture_references
+from llmbind_cli.inference.chat.picture_references import PictureReference, picture_references
 
 
 def named(text: str) -> list[tuple[int | None, int | None]]:

@@ -9,8 +9,8 @@ import re
 import pytest
 from PIL import Image
 
-from llmbind_cli.inference import terminal_pictures
-from llmbind_cli.inference.preview import Preview, Way, encode, terminal_way
+from llmbind_cli.inference.terminal import terminal_pictures
+from llmbind_cli.inference.terminal.preview import Preview, Way, encode, terminal_way
 
 
 @pytest.fixture

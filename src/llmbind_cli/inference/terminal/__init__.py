@@ -1,0 +1,1 @@
+"""Pictures shown in a terminal, in whichever way it knows."""

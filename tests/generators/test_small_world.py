@@ -1,0 +1,70 @@
+"""Pipelines of a small world, and prompts about what lies outside of it."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from PIL import Image
+from tiny_pipeline import save_pipeline
+
+from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.generators.base import GeneratorRequest
+from llmbind_cli.generators.image import ImageGenerator
+from llmbind_cli.generators.small_world import PROMPTS, read_world, reword
+
+
+def pixels(png):
+    with Image.open(io.BytesIO(png)) as picture:
+        return picture.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fits", "drawn", "told"),
+    [
+        ("a red apple next to a cat", 99, "a red apple next to a cat", None),
+        ("a cat in the fog", 99, "a cat", "does not know: fog; it draws 'a cat'"),
+        ("a cute red apple, a cat, 4k", 5, "red apple and a cat", "takes shorter prompts"),
+        ("a cute red apple, a cat, 4k", 3, "apple and cat", "it draws 'apple and cat'"),
+        ("a lighthouse", 99, "a lighthouse", "knows nothing of what 'a lighthouse' names"),
+    ],
+)
+def test_a_prompt_is_drawn_as_far_as_it_is_known(capsys, prompt, fits, drawn, told):
+    def short(text):
+        return len(text.split()) <= fits
+
+    assert reword(prompt, name="emoji", fits=short) == drawn
+    lines = capsys.readouterr().err.splitlines()
+    if told is None:
+        assert lines == []
+    else:
+        assert len(lines) == 1
+        assert lines[0].startswith("emoji ")
+        assert told in lines[0]
+        assert "--generator image=PATH_OR_ID" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot be read"), ("[]", "no more and no less"), ('{"world": "sea"}', "one of scenes")],
+)
+def test_a_world_that_is_none_is_refused(tmp_path, content, message):
+    (tmp_path / PROMPTS).write_text(content)
+    with pytest.raises(ConfigurationError, match=message):
+        read_world(tmp_path)
+
+
+def test_a_pipeline_of_the_world_draws_what_it_knows_and_tells_once(tmp_path, capsys):
+    folder = save_pipeline(tmp_path / "pipeline")
+    plain = ImageGenerator.load(folder, name="tiny")
+    cat, fog = plain.generate([GeneratorRequest(prompt=p, seed=1) for p in ("cat", "cat in fog")])
+    (folder / PROMPTS).write_text(json.dumps({"world": "scenes"}))
+    confined = ImageGenerator.load(folder, name="tiny")
+    asked = GeneratorRequest(prompt="cat in fog", seed=1)
+    first, second = confined.generate([asked, asked])
+    assert first.payload == second.payload
+    pictures = [pixels(artifact.payload) for artifact in (first, cat, fog)]
+    assert pictures[0] == pictures[1] != pictures[2]
+    told = [line for line in capsys.readouterr().err.splitlines() if "does not know" in line]
+    assert len(told) == 1

@@ -6,12 +6,13 @@ import io
 import json
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from tiny_pipeline import save_pipeline
 
-from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.errors import ConfigurationError, UsageError
 from llmbind_cli.generators.base import GeneratorRequest
 from llmbind_cli.generators.image import ImageGenerator
+from llmbind_cli.generators.settings import GeneratorSettings
 from llmbind_cli.generators.small_world import PROMPTS, read_world, reword
 
 
@@ -68,3 +69,19 @@ def test_a_pipeline_of_the_world_draws_what_it_knows_and_tells_once(tmp_path, ca
     assert pictures[0] == pictures[1] != pictures[2]
     told = [line for line in capsys.readouterr().err.splitlines() if "does not know" in line]
     assert len(told) == 1
+
+
+def test_a_larger_picture_is_the_same_one_enlarged(tmp_path):
+    folder = save_pipeline(tmp_path / "pipeline")
+    (folder / PROMPTS).write_text(json.dumps({"world": "scenes"}))
+    asked = [GeneratorRequest(prompt="cat", seed=1)]
+    (small,) = ImageGenerator.load(folder, name="tiny").generate(asked)
+    large_settings = GeneratorSettings(width=96, height=96)
+    (large,) = ImageGenerator.load(folder, name="tiny", settings=large_settings).generate(asked)
+    with Image.open(io.BytesIO(small.payload)) as one, Image.open(io.BytesIO(large.payload)) as two:
+        assert (one.size, two.size) == ((32, 32), (96, 96))
+        again = two.resize(one.size, Image.Resampling.BOX)
+        difference = ImageChops.difference(one.convert("RGB"), again.convert("RGB"))
+        assert max(high for _, high in difference.getextrema()) < 40  # scaling there and back
+    with pytest.raises(UsageError, match="draws squares, got 96x64"):
+        ImageGenerator.load(folder, name="tiny", settings=GeneratorSettings(width=96, height=64))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "embedded_generator"))
 
@@ -77,46 +76,6 @@ class ByColour(nn.Module):
 @pytest.fixture
 def by_colour(small_world: World) -> recognise.Judge:
     return recognise.Judge(network=ByColour(), world=small_world)  # type: ignore[arg-type]
-
-
-def test_folding_keeps_what_convolution_and_normalisation_computed() -> None:
-    generator = torch.Generator().manual_seed(0)
-    shapes = {
-        name.removesuffix(".convolution.weight"): value.shape
-        for name, value in network.JudgeNetwork(num_things=2).state_dict().items()
-        if name.endswith("convolution.weight")
-    }
-    old: dict[str, Tensor] = {}
-    parts = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1")}
-    parts["project"] = ("_project_conv", "_bn2")
-    for name, shape in shapes.items():
-        if name.startswith("blocks."):
-            _, number, part = name.split(".")
-            convolution, norm = (f"_blocks.{number}.{own}" for own in parts[part])
-        else:
-            convolution, norm = ("_conv_stem", "_bn0") if name == "stem" else ("_conv_head", "_bn1")
-        old[f"{convolution}.weight"] = torch.randn(shape, generator=generator)
-        for key in ("weight", "bias", "running_mean", "running_var"):
-            old[f"{norm}.{key}"] = torch.rand(shape[0], generator=generator) + 0.5
-    judge = network.JudgeNetwork(num_things=2)
-    missing, unexpected = judge.load_state_dict(network.folded(old), strict=False)
-    assert not unexpected
-    assert set(missing) == {"head.weight", "head.bias"}
-    pictures = torch.rand(2, 3, 32, 32, generator=generator)
-    # TensorFlow's "same": at stride 2 and an even side the one pixel comes after, none before.
-    plain = functional.conv2d(
-        functional.pad(pictures, (0, 1, 0, 1)), old["_conv_stem.weight"], None, 2
-    )
-    expected = functional.batch_norm(
-        plain,
-        old["_bn0.running_mean"],
-        old["_bn0.running_var"],
-        old["_bn0.weight"],
-        old["_bn0.bias"],
-        eps=1e-3,
-    ).clamp(0, 6)
-    # Another order of float32 sums of 27 products each.
-    torch.testing.assert_close(judge.stem(pictures), expected, atol=2e-5, rtol=1e-5)
 
 
 def test_views_follow_from_their_number(small_views: views.Views) -> None:

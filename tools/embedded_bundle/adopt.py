@@ -1,6 +1,10 @@
 """Put a trained bundle into the package and write its measured figures onto its model card.
 
 python tools/embedded_bundle/adopt.py runs/embedded/bundle
+python tools/embedded_bundle/adopt.py --image PIPELINE
+
+The second form puts an image generator into the bundle that is there. Either leaves the other's
+part as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "src" / "llmbind_cli" / "bundles" / "embedded"
+GENERATORS = TARGET / "generators"
 RESULTS = ROOT / "benchmarks" / "results"
 HEADING = "## Measured"
 MEASUREMENTS = {
@@ -28,8 +33,14 @@ MEASUREMENTS = {
         ["routing.py", "tests/data/hard_requests.jsonl", "--batch-size", "16"],
     ),
     "routing-unseen": (
-        "Routing of hard requests of which not even a score was seen before",
+        "Routing of hard requests of which not even a score was seen before the version before "
+        "this one",
         ["routing.py", "tests/data/unseen_requests.jsonl", "--batch-size", "16"],
+    ),
+    "routing-fresh": (
+        "Routing of requests written for this version, half of them hard, of which not even a "
+        "score was seen before",
+        ["routing.py", "tests/data/fresh_requests.jsonl", "--batch-size", "16"],
     ),
     "plain-talk": (
         "Loss on written replies to plain messages, beside that of the base model",
@@ -41,13 +52,44 @@ MEASUREMENTS = {
 def main() -> None:
     """Copy, measure with the shipped commands, complete the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
-    bundle = parser.parse_args().bundle
-    if TARGET.exists():
-        shutil.rmtree(TARGET)
-    shutil.copytree(bundle, TARGET)
+    parser.add_argument("bundle", type=Path, nargs="?")
+    parser.add_argument("--image", type=Path, metavar="PIPELINE")
+    arguments = parser.parse_args()
+    if arguments.bundle is not None:
+        adopt_bundle(arguments.bundle)
+    if arguments.image is not None:
+        shutil.rmtree(GENERATORS / "image", ignore_errors=True)
+        shutil.copytree(arguments.image, GENERATORS / "image")
+    name_generators()
     for path in TARGET.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
+    if arguments.bundle is not None:
+        complete_card()
+
+
+def adopt_bundle(bundle: Path) -> None:
+    """Replace all of the embedded bundle but its generators."""
+    for old in TARGET.iterdir():
+        if old.is_dir() and old != GENERATORS:
+            shutil.rmtree(old)
+        elif old.is_file():
+            old.unlink()
+    shutil.copytree(bundle, TARGET, dirs_exist_ok=True)
+
+
+def name_generators() -> None:
+    """Have the bundle's table name the generators that lie in it."""
+    path = TARGET / "llmbind.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    found = sorted(folder.name for folder in GENERATORS.glob("*") if folder.is_dir())
+    config["generators"] = {modality: f"generators/{modality}" for modality in found}
+    if "image" in found:
+        config["licences"]["image generator"] = "Apache-2.0"
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def complete_card() -> None:
+    """Measure the bundle and write the figures onto its card."""
     card = TARGET / "README.md"
     text = card.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
     card.write_text(f"{text}\n\n{HEADING}\n\n{measured()}", encoding="utf-8")

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from llmbind_cli.errors import UsageError
 from llmbind_cli.generators import media, small_world
 from llmbind_cli.generators.base import GeneratorRequest
 from llmbind_cli.generators.pipeline_generator import PipelineGenerator
@@ -19,7 +20,8 @@ from llmbind_cli.generators.settings import GeneratorSettings
 class ImageGenerator(PipelineGenerator):
     """A text-to-image pipeline; its results are 8-bit RGB PNG files of the pipeline's size.
 
-    Requests' pictures are not looked at.
+    Requests' pictures are not looked at. A pipeline of a small world draws at its own size alone,
+    and its pictures are enlarged to a wanted one.
     """
 
     modality = "image"
@@ -44,8 +46,22 @@ class ImageGenerator(PipelineGenerator):
             known[prompt] = small_world.reword(prompt, name=self.name, fits=self._fits)
         return known[prompt]
 
+    def _own_keywords(self) -> dict[str, Any]:
+        settings = self._settings
+        if self._wordings is None or settings.width is None:
+            return {}
+        if settings.width != settings.height:
+            raise UsageError(
+                f"--size: {self.name} draws squares, got {settings.width}x{settings.height}"
+            )
+        # It knows one size; _encode enlarges what it drew.
+        return {"width": None, "height": None}
+
     def _results(self, output: Any) -> Sequence[Any]:
         return list(output.images)
 
     def _encode(self, request: GeneratorRequest, values: media.Array) -> bytes:
-        return media.png(media.levels_of(values), self._provenance(request))
+        levels = media.levels_of(values)
+        if self._wordings is not None and self._settings.width is not None:
+            levels = media.resized(levels, self._settings.width)
+        return media.png(levels, self._provenance(request))

@@ -74,6 +74,14 @@ def levels_of(pixels: Array) -> Array:
     return levels
 
 
+def resized(pixels: Array, size_px: int) -> Array:
+    """Scale a square picture, uint8, [S, S, 3], to ``size_px`` on each side."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    return np.asarray(picture.resize((size_px, size_px), Image.Resampling.LANCZOS))
+
+
 def png(pixels: Array, provenance: Provenance) -> bytes:
     """Encode a picture as an 8-bit RGB PNG with a text chunk for each fact.
 

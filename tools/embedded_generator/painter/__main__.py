@@ -5,10 +5,11 @@ python tools/embedded_generator/painter denoiser SPRITES.npz WORK
 python tools/embedded_generator/painter autoencoder SPRITES.npz WORK
 python tools/embedded_generator/painter export WORK PIPELINE
 python tools/embedded_generator/painter measure PIPELINE JUDGE --report REPORT.json
+python tools/embedded_generator/painter card PIPELINE REPORT.json CEILING.json
 python tools/embedded_generator/painter sheet PIPELINE SHEET.png
 
 SPRITES.npz is the sheet that ``render.py`` drew, WORK a folder for all that is made, JUDGE the
-folder of ``judge.safetensors``.
+folder of ``judge.safetensors``, CEILING.json what ``judge score`` printed.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ def main() -> None:
     stage.add_argument("--scenes", type=int, default=300)
     stage.add_argument("--report", type=Path)
     stage.set_defaults(run=measured)
+    stage = stages.add_parser("card", help=card.__doc__)
+    stage.add_argument("pipeline", type=Path)
+    stage.add_argument("report", type=Path)
+    stage.add_argument("ceiling", type=Path)
+    stage.set_defaults(run=card)
     stage = stages.add_parser("sheet", help=sheet.__doc__)
     stage.add_argument("pipeline", type=Path)
     stage.add_argument("out", type=Path)
@@ -182,6 +188,26 @@ def measured(arguments: argparse.Namespace) -> None:
     print(text)
     if arguments.report:
         arguments.report.write_text(text, encoding="utf-8")
+
+
+def card(arguments: argparse.Namespace) -> None:
+    """Write the model card into a pipeline's folder."""
+    import math
+
+    from safetensors import safe_open
+
+    from painter.card import model_card
+
+    parameters = 0
+    for path in arguments.pipeline.rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            parameters += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    report, ceiling = (
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (arguments.report, arguments.ceiling)
+    )
+    text = model_card(report, ceiling, parameters=parameters)
+    (arguments.pipeline / "README.md").write_text(text, encoding="utf-8")
 
 
 def sheet(arguments: argparse.Namespace) -> None:

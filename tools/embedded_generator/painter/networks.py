@@ -125,6 +125,7 @@ def build_scheduler() -> Any:
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
+        steps_offset=1,  # unused with this spacing; the stock pipeline asks for it
     )
 
 

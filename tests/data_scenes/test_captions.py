@@ -140,6 +140,8 @@ def test_the_default_mix_covers_every_kind():
         ("a red apple next to a cat", "a red apple next to a cat", "a red apple and a cat"),
         ("a quaint lighthouse, two small blue cars", "two small blue cars", "two small blue cars"),
         ("a cat in the fog", "a cat", "a cat"),
+        ("a lonely small lighthouse and a sleepy cat", "a sleepy cat", "cat"),
+        ("the fog, a cat", "a cat", "a cat"),
         ("A weathered boat on the foggy fjord, at sunset", "A boat, at sunset", "boat"),
     ],
 )

@@ -75,6 +75,7 @@ class GeneratorRegistry:
         bundle: Mapping[str, str] | None = None,
         overrides: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        bundle_name: str = "",
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
@@ -87,6 +88,7 @@ class GeneratorRegistry:
             bundle: Modality → source, from the bundle.
             overrides: Modality → source, from ``--generator``; these win.
             folder: The bundle's folder, which relative paths of ``bundle`` start from.
+            bundle_name: What its own generators are called after.
             device: Value of ``--device``.
             dtype: Value of ``--dtype``.
             offline: Fetch nothing.
@@ -95,6 +97,12 @@ class GeneratorRegistry:
         """
         self._sources = {
             modality: _within(folder, source) for modality, source in (bundle or {}).items()
+        }
+        # The last part of their paths is no more than the modality.
+        self._own_names = {
+            source: f"{bundle_name}/{modality}"
+            for modality, source in self._sources.items()
+            if bundle_name and source != (bundle or {})[modality]
         }
         self._sources.update(overrides or {})
         self._device = device
@@ -178,7 +186,7 @@ class GeneratorRegistry:
         else:
             folder = parsed.path
             # The last part only: files that are passed on should not tell where they were made.
-            name = folder.resolve().name
+            name = self._own_names.get(source, folder.resolve().name)
         module = importlib.import_module(f"llmbind_cli.generators.{modality}")
         found: type[PipelineGenerator] = getattr(module, _CLASSES[modality])
         shared = self._loaded_from(folder)

@@ -51,8 +51,10 @@ class ModelOptions:
         Reads the bundle's table only; no model is loaded.
         """
         folder = self.folder()
+        config = BundleConfig.read(folder)
         return GeneratorRegistry(
-            bundle=BundleConfig.read(folder).generators,
+            bundle=config.generators,
+            bundle_name=config.name,
             overrides=overrides,
             folder=folder,
             device=self.device,

@@ -34,12 +34,15 @@ _SMALL_WORDS = frozenset(
     )
 )
 
-_LEADING_ON = frozenset(
-    """a an the some any or and with of on in at to by for from into over under above below beneath
-    behind beside between near its his her their my your our like plus while who which as
-    """.split()  # noqa: SIM905
+_JOINING = frozenset(
+    """or and with of on in at to by for from into over under above below beneath behind beside
+    between near next left right like plus while who which as""".split()  # noqa: SIM905
 )
+_LEADING_ON = _JOINING | frozenset("a an the some any its his her their my your our".split())  # noqa: SIM905
 """Words that a prompt cannot end with."""
+
+_JOINED = frozenset("and or with of to by from as who which".split())  # noqa: SIM905
+"""Words that it cannot start with."""
 
 _SINGLE_COLOURS = frozenset(word for phrase in COLOUR_WORDS for word in phrase.split())
 _DESCRIBING = _SINGLE_COLOURS | frozenset(
@@ -82,7 +85,7 @@ def nearest(prompt: str, world: World | None = None) -> Coverage:
     things: list[Thing] = []
     unknown: list[str] = []
     essence: list[str] = []
-    gaps: list[tuple[int, int]] = []  # what is left out of the prompt
+    kinds: list[str] = []  # of each word
     at = 0
     while at < len(words):
         for length in range(min(_LONGEST, len(words) - at), 0, -1):
@@ -97,12 +100,14 @@ def nearest(prompt: str, world: World | None = None) -> Coverage:
                 things.append(meant[0])
                 essence.append(" ".join([*_described(words[:at]), phrase]))
             if taken or phrase in harmless:
+                kinds += ["thing" if taken else "known"] * length
                 break
         else:
             length = 1
             unknown.append(words[at])
-            gaps.append(matches[at].span())
+            kinds.append("unknown")
         at += length
+    gaps = [matches[place].span() for place in _left_out(words, kinds)]
     return Coverage(
         things=tuple(dict.fromkeys(things)),
         unknown=tuple(dict.fromkeys(unknown)),
@@ -119,6 +124,21 @@ def _described(before: list[str]) -> list[str]:
     return before[place:]
 
 
+def _left_out(words: list[str], kinds: list[str]) -> list[int]:
+    """Return the places of the unknown words, and of the words that describe one of them."""
+    places = {place for place, kind in enumerate(kinds) if kind == "unknown"}
+    for place in sorted(places):
+        after = next((kind for kind in kinds[place + 1 :] if kind != "unknown"), "")
+        before = place - 1
+        while (
+            after != "thing" and before >= 0
+            and kinds[before] == "known" and words[before] not in _JOINING
+        ):  # fmt: skip
+            places.add(before)
+            before -= 1
+    return sorted(places)
+
+
 def _without(prompt: str, gaps: list[tuple[int, int]]) -> str:
     """Cut parts out of a prompt, and the commas and small words that then lead nowhere."""
     if not gaps:
@@ -133,6 +153,8 @@ def _without(prompt: str, gaps: list[tuple[int, int]]) -> str:
         words = clause.split()
         while words and words[-1].lower().strip(".;:!") in _LEADING_ON:
             words.pop()
+        while words and words[0].lower() in _JOINED:
+            words.pop(0)
         if words:
             clauses.append(" ".join(words))
     return ", ".join(clauses)

@@ -4,10 +4,7 @@ Runs `llmbind generate --plan` on requests that carry their task, and scores wha
 
     python benchmarks/routing.py [tests/data/requests.jsonl] [--model BUNDLE] [--report FILE.json]
 
-A request is routed rightly when its reply makes exactly the expected calls in their order: one
-call of its `task` (none for `text`), or those of its `tasks`. A false call is a call on plain
-talk. A content word is kept when it stands in the written prompt, compared without case and with
-plural and verb endings taken off; only rightly routed requests that list such words count.
+`llmbind_cli.metrics.routing` says what counts as rightly routed, a false call and a kept word.
 """
 
 from __future__ import annotations
@@ -15,92 +12,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import subprocess
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmbind_cli.metrics.routing import TASKS, RoutingScore, score
+
 DEFAULT = Path(__file__).parents[1] / "tests" / "data" / "requests.jsonl"
-TASKS = ("image", "edit", "video", "audio", "text")
-_ENDING = re.compile(r"(?:'s|ing|ed|es|s|e)$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoutingScore:
-    """Figures of one run.
-
-    Attributes:
-        n: Requests.
-        accuracy: Share routed rightly.
-        false_calls: Share of plain-talk requests with a call.
-        words_kept: Share of content words that stand in the written prompts.
-        prompts_whole: Share of the written prompts of rightly routed requests that keep all words.
-        confusion: (expected, got) → count; several calls are joined with ``+``.
-        wrong: Ids of the requests routed wrongly.
-    """
-
-    n: int
-    accuracy: float
-    false_calls: float
-    words_kept: float
-    prompts_whole: float
-    confusion: dict[tuple[str, str], int]
-    wrong: list[str]
-
-
-def stem(word: str) -> str:
-    """Return a word without case and without one common ending."""
-    word = word.lower()
-    return _ENDING.sub("", word) if len(word) > 4 else word.removesuffix("s")
-
-
-def words_of(text: str) -> set[str]:
-    """Return the stems of all words of a text; a hyphen separates words."""
-    return {stem(word) for word in re.findall(r"[\w']+", text.lower())}
-
-
-def score(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> RoutingScore:
-    """Compare the plans with what the requests expect.
-
-    Args:
-        requests: Rows with ``id``, and either ``task`` and ``keep`` (the content words of its
-            call) or ``tasks`` and a list of content words for each.
-        lines: Result lines of ``--plan``; several of one id are its calls in order.
-    """
-    calls: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        calls.setdefault(line["id"], []).append(line)
-    confusion: Counter[tuple[str, str]] = Counter()
-    wrong, kept, asked, whole, media = [], 0, 0, 0, 0
-    for request in requests:
-        plan = calls[request["id"]]
-        got = "+".join(line["task"] if line["status"] == "ok" else "error" for line in plan)
-        expected = "+".join(request.get("tasks", [request.get("task")])) or "text"
-        confusion[expected, got] += 1
-        if got != expected:
-            wrong.append(request["id"])
-            continue
-        keep = request["keep"] if "tasks" in request else [request["keep"]]
-        for line, words in zip(plan, keep, strict=False):
-            if words:
-                written = words_of(line["prompt"])
-                found = sum(words_of(word) <= written for word in words)
-                kept, asked = kept + found, asked + len(words)
-                whole, media = whole + (found == len(words)), media + 1
-    talk = [(got, n) for (task, got), n in confusion.items() if task == "text"]
-    return RoutingScore(
-        n=len(requests),
-        accuracy=1 - len(wrong) / len(requests),
-        false_calls=sum(n for got, n in talk if got != "text") / max(1, sum(n for _, n in talk)),
-        words_kept=kept / max(1, asked),
-        prompts_whole=whole / max(1, media),
-        confusion=dict(confusion),
-        wrong=wrong,
-    )
 
 
 def plan(requests: Path, options: list[str]) -> tuple[list[dict[str, Any]], float]:

@@ -186,14 +186,16 @@ def test_an_empty_instruction_is_bad_input(llmbind, tmp_path, command):
     assert llmbind(command, str(image), " ").returncode == 65
 
 
-def test_eval_reads_its_recipe_before_it_says_what_is_missing(llmbind, tmp_path):
+def test_eval_says_what_is_wrong_with_its_recipe(llmbind, tmp_path):
     recipe = tmp_path / "scores.toml"
     recipe.write_text("a =", encoding="utf-8")
     broken = llmbind("eval", str(recipe))
     assert broken.returncode == 78
     assert f"{recipe}:1:4: not valid TOML" in broken.stderr
     recipe.write_text("a = 1", encoding="utf-8")
-    assert llmbind("eval", str(recipe)).returncode == 69
+    unknown = llmbind("eval", str(recipe))
+    assert unknown.returncode == 78
+    assert f"{recipe}: 2 errors\n  score is required\n  unknown key a" in unknown.stderr
     assert llmbind("eval", str(tmp_path / "none.toml")).returncode == 78
 
 

@@ -119,3 +119,17 @@ def test_what_cannot_be_is_refused(world):
         Background("plain")
     with pytest.raises(ValueError, match="1 to 3"):
         Scene(())
+
+
+def test_on_a_grid_boxes_fill_whole_cells(world):
+    sampler = SceneSampler(world, 5, grid=8)
+    scenes = [sampler[number] for number in range(300)]
+    edges = [edge for scene in scenes for placed in scene.things for edge in edges_of(placed.box)]
+    assert all(abs(8 * edge - round(8 * edge)) < 1e-9 for edge in edges)
+    assert {round(8 * (p.box.right - p.box.left)) for s in scenes for p in s.things} >= {3, 4, 6, 7}
+    with pytest.raises(ValueError, match="grid must be ≥ 4"):
+        SceneSampler(world, 5, grid=3)
+
+
+def edges_of(box):
+    return box.left, box.top, box.right, box.bottom

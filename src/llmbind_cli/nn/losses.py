@@ -1,15 +1,21 @@
-"""Loss of the LoRA-MoE routers.
+"""Losses of the LoRA-MoE routers and of predicted masks.
 
 Implements the auxiliary loss of LLMBind (arXiv 2402.14891), Eq. 10-12, which is that of Switch
-Transformer (arXiv 2101.03961), Eq. 4-6.
+Transformer (arXiv 2101.03961), Eq. 4-6; and the two losses of masks of LISA (arXiv 2308.00692,
+Eq. 4; dvlab-research/LISA 3cb2d43, ``model/LISA.py``), which LLMBind's segmentation trains with.
 
-Notation: ``T`` tokens that are not padding, ``N`` experts, ``p`` router probabilities.
+Notation: ``T`` tokens that are not padding, ``N`` experts, ``p`` router probabilities; ``M`` masks
+of ``H × W`` pixels, ``t`` their targets.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+_DICE_SCALE = 1000.0
+_DICE_EPSILON = 1e-6
 
 
 def load_balancing_loss(
@@ -55,3 +61,60 @@ def load_balancing_loss(
     mean_probability = probs.sum(dim=0) / num_tokens
     # LLMBind Eq. (10): α · N · Σ f_i P_i, with f_i of Eq. (11) and P_i of Eq. (12)
     return coefficient * num_experts * (choice_fraction * mean_probability).sum()
+
+
+def mask_bce_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of masks: the mean over a mask's pixels, then over the masks.
+
+    Args:
+        logits: Scores before the sigmoid, float, [..., H, W]; the leading axes number the masks.
+        target: 0 or 1, any dtype, of the same shape.
+
+    Returns:
+        Scalar, differentiable with respect to ``logits``; zero if there is no mask.
+
+    Raises:
+        ValueError: If the shapes differ or have fewer than two axes.
+    """
+    scores, truth = _flat_masks(logits, target)
+    losses = functional.binary_cross_entropy_with_logits(scores, truth, reduction="none")
+    # LISA: the pixel mean, summed over masks, divided by their number
+    return losses.mean(dim=1).sum() / max(1, scores.shape[0])
+
+
+def mask_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice loss of masks, averaged over them.
+
+    With p = σ(logit): 1 − (2 Σ pt / 1000 + 1e-6) / (Σ p / 1000 + Σ t / 1000 + 1e-6). The scale
+    keeps the sums of large masks small; with it an empty target costs nearly 1 unless p is
+    smaller than about 1e-3 of one pixel in all.
+
+    Args:
+        logits: Scores before the sigmoid, float, [..., H, W]; the leading axes number the masks.
+        target: 0 or 1, any dtype, of the same shape.
+
+    Returns:
+        Scalar, differentiable with respect to ``logits``; zero if there is no mask.
+
+    Raises:
+        ValueError: If the shapes differ or have fewer than two axes.
+    """
+    scores, truth = _flat_masks(logits, target)
+    probabilities = scores.sigmoid()
+    overlap = 2 * (probabilities / _DICE_SCALE * truth).sum(dim=1)
+    sizes = (probabilities / _DICE_SCALE).sum(dim=1) + (truth / _DICE_SCALE).sum(dim=1)
+    losses = 1 - (overlap + _DICE_EPSILON) / (sizes + _DICE_EPSILON)  # LISA
+    return losses.sum() / max(1, scores.shape[0])
+
+
+def _flat_masks(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., H, W] twice → [M, H · W] twice, in float32 at least: sums of pixels need its digits."""
+    if logits.shape != target.shape or logits.dim() < 2:
+        raise ValueError(
+            f"logits and target must have one shape [..., H, W], got {tuple(logits.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    pixels = logits.shape[-2] * logits.shape[-1]
+    scores = logits.reshape(-1, pixels)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return scores, target.reshape(-1, pixels).to(scores.dtype)

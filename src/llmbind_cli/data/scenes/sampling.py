@@ -7,6 +7,7 @@ remembers.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
@@ -76,9 +77,13 @@ class SceneSampler:
         held_out: False gives scenes that training may see. True gives only scenes that it may
             not: every colour, or every pair of things, is held out; ``mix`` may then hold the
             kinds ``coloured`` and ``pair`` alone.
+        grid: Number of cells on each side that boxes fill whole, ≥ 4; ``None`` places them freely.
+            A network that sees pictures in patches then meets a thing of one size always cut in the
+            same way, wherever it stands.
 
     Raises:
-        ValueError: The mix is empty, has a negative share or a kind that ``held_out`` excludes.
+        ValueError: The mix is empty, has a negative share or a kind that ``held_out`` excludes, or
+            the grid is too coarse.
     """
 
     def __init__(
@@ -88,11 +93,16 @@ class SceneSampler:
         *,
         mix: Mapping[Kind, float] = DEFAULT_MIX,
         held_out: bool = False,
+        grid: int | None = None,
     ) -> None:
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ValueError(f"mix must have shares ≥ 0 and one > 0, got {dict(mix)}")
         if held_out and not set(mix) <= {"coloured", "pair"}:
             raise ValueError(f"held-out scenes are of kind coloured or pair, got {sorted(mix)}")
+        if grid is not None and grid < 4:
+            raise ValueError(f"grid must be ≥ 4, got {grid}")
+        self._grid = grid
+        self._near = functools.partial(_near, grid=grid)
         self._seed = seed
         self._held_out = held_out
         self._kinds, self._weights = list(mix), list(mix.values())
@@ -163,17 +173,18 @@ class SceneSampler:
         side = rng.uniform(low, high)
         if thing.alone:
             side = rng.uniform(0.9, 1.0)
-        box = _near(rng, 0.5, 0.5, side, 0.25 if size == "small" else 0.08)
+        box = self._near(rng, 0.5, 0.5, side, 0.25 if size == "small" else 0.08)
         placed = _placed_thing(rng, thing, box, colour=colour, size=size)
         return _scene(rng, (placed,), background)
 
     def _counted(self, rng: Random) -> Scene:
         thing = rng.choice(self._countable)
         count = rng.choice((2, 2, 3))
-        if count == 2:
-            box = _near(rng, 0.5, 0.5, rng.uniform(0.84, 1.0), 0.05, ratio=0.5)
-        else:
-            box = _near(rng, 0.5, 0.5, rng.uniform(0.86, 1.0), 0.05, ratio=rng.choice((1.0, 0.4)))
+        ratio = 0.5 if count == 2 else rng.choice((1.0, 0.4))
+        side = rng.uniform(0.85, 1.0)
+        if self._grid is not None:  # only so do two and three of a kind fill cells
+            ratio, side = (0.5 if count == 2 else 1.0), 1.0
+        box = self._near(rng, 0.5, 0.5, side, 0.05, ratio=ratio)
         colour = self._maybe_colour(rng, thing, 0.3)
         placed = _placed_thing(rng, thing, box, colour=colour, count=count)
         return _scene(rng, (placed,), None)
@@ -181,7 +192,7 @@ class SceneSampler:
     def _placed(self, rng: Random) -> Scene:
         thing = rng.choice(self._companions)
         x, y = rng.choice(_SPOTS)
-        box = _near(rng, x, y, rng.uniform(0.4, 0.52), 0.03)
+        box = self._near(rng, x, y, rng.uniform(0.4, 0.52), 0.03)
         return _scene(rng, (_placed_thing(rng, thing, box),), None)
 
     def _together(self, rng: Random, count: int) -> Scene:
@@ -196,7 +207,7 @@ class SceneSampler:
             several = 1
             if thing.countable and count == 2 and rng.random() < 0.08:
                 several = 2
-            box = _near(rng, x, y, extent, 0.02)
+            box = self._near(rng, x, y, extent, 0.02)
             colour = self._maybe_colour(rng, thing, 0.3)
             placed.append(_placed_thing(rng, thing, box, colour=colour, size=size, count=several))
         background = _any_background(rng) if rng.random() < 0.2 else None
@@ -236,7 +247,16 @@ def _layout(rng: Random, count: int) -> list[tuple[float, float, float]]:
     return spots
 
 
-def _near(rng: Random, x: float, y: float, side: float, reach: float, *, ratio: float = 1.0) -> Box:
+def _near(
+    rng: Random,
+    x: float,
+    y: float,
+    side: float,
+    reach: float,
+    *,
+    ratio: float = 1.0,
+    grid: int | None = None,
+) -> Box:
     """Return a box around a point, up to ``reach`` away from it and inside the picture.
 
     Args:
@@ -246,11 +266,16 @@ def _near(rng: Random, x: float, y: float, side: float, reach: float, *, ratio: 
         side: Its longer side.
         reach: Farthest shift in each direction.
         ratio: Shorter side by longer side; the longer one lies across.
+        grid: Cells that the box fills whole, on each side of the picture.
     """
     width, height = min(side, 1.0), min(side * ratio, 1.0)
+    if grid is not None:
+        width, height = (max(3, round(extent * grid)) / grid for extent in (width, height))
     x = min(max(x + rng.uniform(-reach, reach), width / 2), 1 - width / 2)
     y = min(max(y + rng.uniform(-reach, reach), height / 2), 1 - height / 2)
     left, top = max(x - width / 2, 0.0), max(y - height / 2, 0.0)
+    if grid is not None:
+        left, top = round(left * grid) / grid, round(top * grid) / grid
     return Box(left, top, min(left + width, 1.0), min(top + height, 1.0))
 
 

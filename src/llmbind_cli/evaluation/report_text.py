@@ -1,0 +1,153 @@
+"""A report for people and for CI systems: a table for terminals, Markdown, JUnit XML."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+from llmbind_cli.evaluation.report import DataCard, GateEntry, MetricEntry, Report, ScoringCard
+
+# XML 1.0 has no place for most control characters, not even escaped.
+_NO_XML = {code: " " for code in range(0x20) if chr(code) not in "\t\n\r"}
+
+
+def table(report: Report) -> str:
+    """Return the figures as a table for a terminal."""
+    rows = [("metric", "", "value", "95 % interval", "n")]
+    rows += [
+        (name, _arrow(entry), _value(entry), _interval(entry), str(entry.n))
+        for name, entry in report.metrics.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines += [f"{'passed' if gate.passed else 'FAILED'}: {_rule(gate)}" for gate in report.gates]
+    return "\n".join(lines)
+
+
+def markdown(report: Report) -> str:
+    """Return the report for a comment on a pull request."""
+    failed = sum(not gate.passed for gate in report.gates)
+    state = f": {failed} of {len(report.gates)} gates failed" if failed else ""
+    lines = [
+        f"## llmbind eval{state}",
+        "",
+        "| metric | value | 95 % interval | n |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {_cell(name)} {_arrow(entry)} | {_value(entry)} | {_interval(entry)} | {entry.n} |"
+        for name, entry in report.metrics.items()
+    ]
+    if report.gates:
+        lines += ["", "| gate | value | |", "|---|---:|---|"]
+        lines += [
+            f"| {_cell(gate.metric)} {gate.rule} {gate.bound:.6g} | {_number(gate.value)} | "
+            f"{'passed' if gate.passed else '**failed**'} |"
+            for gate in report.gates
+        ]
+    notes = [
+        f"- {_cell(name)}: {_cell(note)}"
+        for name, entry in report.metrics.items()
+        for note in entry.notes
+    ]
+    lines += ["", *notes] if notes else []
+    for scoring in report.protocol.scorings:
+        lines += ["", *_protocol_lines(scoring)]
+    facts = ", ".join(f"{name} {version}" for name, version in report.environment.items())
+    lines += ["", f"Seed {report.protocol.seed}; {_cell(facts)}."]
+    return "\n".join(lines) + "\n"
+
+
+def junit(report: Report) -> bytes:
+    """Return JUnit XML: a test case for each gate, and for each figure that has none."""
+    gated = {gate.metric for gate in report.gates}
+    free = [name for name in report.metrics if name not in gated]
+    failed = sum(not gate.passed for gate in report.gates)
+    counts = {
+        "name": "llmbind eval",
+        "tests": str(len(report.gates) + len(free)),
+        "failures": str(failed),
+        "errors": "0",
+    }
+    root = ET.Element("testsuites", counts)
+    suite = ET.SubElement(root, "testsuite", counts)
+    for gate in report.gates:
+        case = ET.SubElement(
+            suite, "testcase", {"classname": "llmbind.eval", "name": _xml(_rule_name(gate))}
+        )
+        if not gate.passed:
+            ET.SubElement(case, "failure", {"message": _xml(_rule(gate))})
+        _system_out(case, gate.metric, report)
+    for name in free:
+        case = ET.SubElement(suite, "testcase", {"classname": "llmbind.eval", "name": _xml(name)})
+        _system_out(case, name, report)
+    ET.indent(root)
+    content: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
+
+
+def _system_out(case: ET.Element, name: str, report: Report) -> None:
+    entry = report.metrics.get(name)
+    if entry is not None:
+        words = [f"{name} = {_value(entry)}, n = {entry.n}", *entry.notes]
+        ET.SubElement(case, "system-out").text = _xml("\n".join(words))
+
+
+def _protocol_lines(scoring: ScoringCard) -> list[str]:
+    lines = [f"**Protocol{f' of {_cell(scoring.name)}' if scoring.name else ''}**", ""]
+    lines += [f"- {_cell(metric.name)}: {_cell(metric.definition)}" for metric in scoring.metrics]
+    lines += [f"- predictions: {_data(scoring.predictions)}"]
+    lines += [f"- references: {_data(scoring.references)}"]
+    lines += [f"- preprocessing: {_cell(scoring.preprocessing)}"]
+    if scoring.backbone is not None:
+        lines += [f"- backbone: {scoring.backbone.name}, sha256 `{scoring.backbone.sha256}`"]
+    settings = ", ".join(f"{key} = {value}" for key, value in scoring.parameters.items())
+    return [*lines, f"- settings: {_cell(settings)}"] if settings else lines
+
+
+def _data(card: DataCard) -> str:
+    return f"{_cell(card.path)} ({card.kind}, {card.count}, sha256 `{card.sha256}`)"
+
+
+def _cell(text: str) -> str:
+    """Keep a text from ending a cell or a line, and from being read as HTML or a mention."""
+    flat = " ".join(text.split()).replace("\\", "\\\\")
+    for character, written in (("|", "\\|"), ("<", "&lt;"), ("`", "\\`"), ("@", "&#64;")):
+        flat = flat.replace(character, written)
+    return flat
+
+
+def _xml(text: str) -> str:
+    return text.translate(_NO_XML).encode("utf-8", "replace").decode("utf-8")
+
+
+def _arrow(entry: MetricEntry) -> str:
+    return "↑" if entry.higher_is_better else "↓"
+
+
+def _value(entry: MetricEntry) -> str:
+    if entry.value is None:
+        return "∞" if any(note.startswith("infinite") for note in entry.notes) else "none"
+    spread = f" ± {entry.std:.2g}" if entry.std is not None else ""
+    return _number(entry.value) + spread
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
+
+
+def _interval(entry: MetricEntry) -> str:
+    return "" if entry.interval is None else "{:.4g} – {:.4g}".format(*entry.interval)
+
+
+def _rule_name(gate: GateEntry) -> str:
+    return f"{gate.metric} {gate.rule} {gate.bound:.6g}"
+
+
+def _rule(gate: GateEntry) -> str:
+    return f"{gate.metric} is {_number(gate.value)}, must be {gate.rule} {gate.bound:.6g}"

@@ -1,0 +1,91 @@
+"""``llmbind eval RECIPE.toml``: several scorings and their gates in one report."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from llmbind_cli.evaluation.gate import make_gate
+from llmbind_cli.evaluation.metric_table import find_metrics
+from llmbind_cli.recipes.eval_schema import load_eval_recipe
+
+RECIPE = """
+seed = 7
+[[score]]
+name = "masks"
+metrics = ["cIoU", "gIoU"]
+predictions = "made"
+references = "true"
+fail_under = { cIoU = 0.5 }
+
+[[score]]
+name = "copies"
+metrics = ["PSNR"]
+predictions = "true"
+references = "true"
+fail_under = { PSNR = 30.0 }
+"""
+MADE, TRUE = {"a": [[255, 255, 0, 0]]}, {"a": [[255, 0, 0, 0]]}
+
+
+def test_a_recipe_runs_and_its_gates_hold(folder, run, tmp_path, monkeypatch):
+    folder("made", MADE)
+    folder("true", TRUE)
+    recipe = tmp_path / "scores.toml"
+    recipe.write_text(RECIPE)
+    monkeypatch.chdir("/")  # relative paths start at the recipe's folder
+    code, out, _ = run(recipe, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert list(report["metrics"]) == ["masks/cIoU", "masks/gIoU", "copies/PSNR"]
+    assert [(g["metric"], g["passed"]) for g in report["gates"]] == [
+        ("masks/cIoU", True),
+        ("copies/PSNR", True),
+    ]
+    assert report["protocol"]["seed"] == 7
+    assert report["protocol"]["recipe"]["path"] == str(recipe)
+    assert [card["name"] for card in report["protocol"]["scorings"]] == ["masks", "copies"]
+    assert json.loads(run(recipe, "--json", "--seed", 1)[1])["protocol"]["seed"] == 1
+    code, _, error = run(recipe, "--fail-under", "masks/gIoU=0.6")
+    assert code == 4
+    assert "masks/gIoU is 0.5, must be at least 0.6" in error
+    recipe.write_text(RECIPE.replace("cIoU = 0.5", "cIoU = 0.51"))
+    assert run(recipe)[0] == 4
+
+
+def test_wrong_recipes_are_78_and_tell_all_errors(run, tmp_path):
+    recipe = tmp_path / "scores.toml"
+    for text, problems in (
+        ("a = 1", ["unknown key a; known here: seed, score", "score is required"]),
+        (RECIPE.replace("predictions", "prediction"), [
+            "unknown key score.0.prediction; did you mean predictions?",
+            "score.0.predictions is required",
+        ]),
+        (RECIPE.replace('"copies"', '"masks"'), ["names must differ, got masks"]),
+        (RECIPE.replace("seed = 7", 'seed = "7"'), ["seed: should be a valid integer, got '7'"]),
+        (RECIPE.replace('"PSNR"', '"PNSR"'), ["--metric PNSR: no such metric; did you mean PSNR?"]),
+        (RECIPE.replace("fail_under = { cIoU", "fail_over = { cIoU"), [
+            "fail_over masks/cIoU: cIoU is better when higher; use fail_under",
+        ]),
+        (RECIPE.replace("{ cIoU", "{ SSIM"), ["a gate on masks/SSIM, but this run gives"]),
+    ):  # fmt: skip
+        recipe.write_text(text)
+        code, out, error = run(recipe)
+        assert (code, out) == (78, ""), error
+        for problem in problems:
+            assert problem in error
+
+
+def test_the_documented_recipe_is_one(root, tmp_path):
+    page = (root / "docs" / "metrics.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "scores.toml").write_text(block, encoding="utf-8")
+    recipe = load_eval_recipe(tmp_path / "scores.toml")
+    assert [score.name for score in recipe.score] == ["masks", "pictures"]
+    for score in recipe.score:
+        assert score.predictions.parent == tmp_path
+        names = {metric.name for metric in find_metrics(score.metrics)}
+        for flag in ("fail_under", "fail_over"):
+            for metric, bound in getattr(score, flag).items():
+                assert metric in names
+                make_gate(flag, metric, bound)

@@ -1,6 +1,7 @@
 """Make the embedded image generator, one command a stage; a stopped stage goes on.
 
 python tools/embedded_generator/painter words SPRITES.npz WORK
+python tools/embedded_generator/painter names SPRITES.npz WORK
 python tools/embedded_generator/painter denoiser SPRITES.npz WORK
 python tools/embedded_generator/painter autoencoder SPRITES.npz WORK
 python tools/embedded_generator/painter export WORK PIPELINE
@@ -44,12 +45,14 @@ def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     stages = parser.add_subparsers(dest="stage", required=True)
-    for run, steps in ((words, 700), (denoiser, 6000), (autoencoder, 2400)):
+    for run, steps in ((words, 700), (names, 2400), (denoiser, 6000), (autoencoder, 2400)):
         stage = stages.add_parser(run.__name__, help=run.__doc__)
         stage.add_argument("sprites", type=Path)
         stage.add_argument("work", type=Path)
         stage.add_argument("--steps", type=int, default=steps)
         stage.set_defaults(run=run)
+        if run is denoiser:
+            stage.add_argument("--start", type=Path, help="a denoiser to go on from, saved before")
     stage = stages.add_parser("export", help=put_together.__doc__)
     stage.add_argument("work", type=Path)
     stage.add_argument("pipeline", type=Path)
@@ -106,6 +109,29 @@ def words(arguments: argparse.Namespace) -> None:
     text_encoder.save_pretrained(arguments.work / "text_encoder_words")
 
 
+def names(arguments: argparse.Namespace) -> None:
+    """Teach the text encoder what each thing looks like."""
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    from llmbind_cli.data.scenes.sprites import Sprites
+    from llmbind_cli.data.scenes.world import load_world
+    from painter.latents import PICTURE_PX, PatchSpace
+    from painter.names import teach_names
+
+    work = arguments.work
+    text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder_words")
+    teach_names(
+        text_encoder,
+        AutoTokenizer.from_pretrained(work / "tokenizer"),
+        PatchSpace.load(work / "patch_space.safetensors"),
+        load_world(),
+        Sprites.load(arguments.sprites).scaled(PICTURE_PX),
+        steps=arguments.steps,
+        seed=SEED,
+    )
+    text_encoder.save_pretrained(work / "text_encoder_names")
+
+
 def denoiser(arguments: argparse.Namespace) -> None:
     """Train denoiser and text encoder together."""
     from transformers import AutoTokenizer, CLIPTextModel
@@ -123,7 +149,9 @@ def denoiser(arguments: argparse.Namespace) -> None:
         SceneBatches(world, sprites, size_px=PICTURE_PX, seed=SEED + 1, mix=mix)
         for mix in (EARLY_MIX, LATE_MIX)
     )
-    unet, text_encoder = build_unet(), CLIPTextModel.from_pretrained(work / "text_encoder_words")
+    unet, text_encoder = build_unet(), CLIPTextModel.from_pretrained(work / "text_encoder_names")
+    if arguments.start is not None:
+        unet = type(unet).from_pretrained(arguments.start, torch_dtype=torch.float32)
 
     def save() -> None:
         unet.save_pretrained(work / "unet")

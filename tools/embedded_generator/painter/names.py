@@ -1,9 +1,9 @@
 """Teach the text encoder what each thing looks like, before anything is drawn.
 
-The hidden state at a name's last token is made to hold, up to a linear map, the latents of the thing
-alone in the middle of a picture, in the colour that the words before it say. A denoiser then need not
-remember hundreds of things one by one: it learns once how to draw what such a state describes,
-wherever and however large it stands.
+The hidden state at a name's last token is made to hold, up to a linear map, the latents of the
+thing alone in the middle of a picture, in the colour that the words before it say. A denoiser then
+need not remember hundreds of things one by one: it learns once how to draw what such a state
+describes, wherever and however large it stands.
 
 Notation: B names, L ids, W width of the text encoder, C × 8 × 8 latents.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -81,7 +80,7 @@ def naming(world: World, rng: Random) -> Naming:
 
 def teach_names(
     text_encoder: Any, tokenizer: Any, space: PatchSpace, world: World, sprites: Sprites, *,
-    steps: int, batch_size: int = 96, lr: float = 1.5e-3, seed: int = 0,
+    steps: int, batch_size: int = 128, lr: float = 2e-3, seed: int = 0,
 ) -> None:  # fmt: skip
     """Train the text encoder in place.
 
@@ -134,8 +133,3 @@ def teach_names(
         if (step + 1) % LOG_EVERY == 0:
             console.log(f"names {step + 1}/{steps}: loss {np.mean(losses):.4f}")
             losses = []
-
-
-def save_names(text_encoder: Any, work: Path) -> None:
-    """Write the text encoder where the denoiser's training looks for it."""
-    text_encoder.save_pretrained(work / "text_encoder_names")

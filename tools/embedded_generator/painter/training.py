@@ -49,10 +49,10 @@ class DenoiserTraining:
     steps: int
     batch_size: int = 64
     lr: float = 8e-4
-    text_lr: float = 4e-4
-    warm_up: int = 150
+    text_lr: float = 1.5e-4
+    warm_up: int = 100
     decay: float = 0.4
-    early: float = 0.65
+    early: float = 0.4
     drop: float = 0.1
     noise_bias: float = 0.7
     average: float = 0.998

@@ -121,15 +121,9 @@ def test_what_cannot_be_is_refused(world):
         Scene(())
 
 
-def test_on_a_grid_boxes_fill_whole_cells(world):
-    sampler = SceneSampler(world, 5, grid=8)
-    scenes = [sampler[number] for number in range(300)]
-    edges = [edge for scene in scenes for placed in scene.things for edge in edges_of(placed.box)]
-    assert all(abs(8 * edge - round(8 * edge)) < 1e-9 for edge in edges)
-    assert {round(8 * (p.box.right - p.box.left)) for s in scenes for p in s.things} >= {3, 4, 6, 7}
-    with pytest.raises(ValueError, match="grid must be ≥ 4"):
-        SceneSampler(world, 5, grid=3)
-
-
-def edges_of(box):
-    return box.left, box.top, box.right, box.bottom
+def test_steady_scenes_have_three_sizes_and_few_places(world):
+    sampler = SceneSampler(world, 5, steady=True)
+    boxes = [box for number in range(400) for _, box in sampler[number].instances()]
+    assert {(box.width, box.height) for box in boxes} == {(0.5, 0.5), (0.75, 0.75), (1.0, 1.0)}
+    assert all(8 * edge % 1 == 0 for box in boxes for edge in (box.left, box.top))
+    assert {box.left for box in boxes if box.width == 0.5} == {0.0, 0.25, 0.5}

@@ -31,8 +31,8 @@ from llmbind_cli.data.scenes.world import Thing, World
 from painter.latents import CHANNELS, PICTURE_PX, SIDE, PatchSpace
 from painter.networks import WIDTH, token_ids
 
-_BOX = Box(1 / SIDE, 0.0, 1.0, 1 - 1 / SIDE)
-"""Seven of eight cells on each side, whole ones."""
+_BOX = Box(0.125, 0.125, 0.875, 0.875)
+"""The place of a single thing in steady scenes."""
 
 _COLOURED, _SYNONYM, _SEVERAL, _SECOND = 0.3, 0.45, 0.15, 0.6
 _BEFORE = ("", "", "", "a picture of ", "a drawing of ", "an illustration of ", "photo of ")

@@ -14,7 +14,6 @@ from llmbind_cli.data.scenes.graph import Scene
 from llmbind_cli.data.scenes.sampling import DEFAULT_MIX, Kind, SceneSampler
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import World
-from painter.latents import SIDE
 
 EARLY_MIX: Mapping[Kind, float] = {
     "single": 0.42,
@@ -62,7 +61,7 @@ class SceneBatches:
         seed: int,
         mix: Mapping[Kind, float] = DEFAULT_MIX,
     ) -> None:
-        self._sampler = SceneSampler(world, seed, mix=mix, grid=SIDE)
+        self._sampler = SceneSampler(world, seed, mix=mix, steady=True)
         self._sprites, self._size_px, self._seed = sprites, size_px, seed
 
     def scenes(self, number: int, size: int) -> list[Scene]:

@@ -77,13 +77,12 @@ class SceneSampler:
         held_out: False gives scenes that training may see. True gives only scenes that it may
             not: every colour, or every pair of things, is held out; ``mix`` may then hold the
             kinds ``coloured`` and ``pair`` alone.
-        grid: Number of cells on each side that boxes fill whole, ≥ 4; ``None`` places them freely.
-            A network that sees pictures in patches then meets a thing of one size always cut in the
-            same way, wherever it stands.
+        steady: Draw things at three sizes only (half, three quarters and all of the picture) and
+            at few places: a network that sees pictures in patches of an eighth then meets a thing
+            always cut in the same way, and learns it from fewer pictures.
 
     Raises:
-        ValueError: The mix is empty, has a negative share or a kind that ``held_out`` excludes, or
-            the grid is too coarse.
+        ValueError: The mix is empty, has a negative share or a kind that ``held_out`` excludes.
     """
 
     def __init__(
@@ -93,16 +92,14 @@ class SceneSampler:
         *,
         mix: Mapping[Kind, float] = DEFAULT_MIX,
         held_out: bool = False,
-        grid: int | None = None,
+        steady: bool = False,
     ) -> None:
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ValueError(f"mix must have shares ≥ 0 and one > 0, got {dict(mix)}")
         if held_out and not set(mix) <= {"coloured", "pair"}:
             raise ValueError(f"held-out scenes are of kind coloured or pair, got {sorted(mix)}")
-        if grid is not None and grid < 4:
-            raise ValueError(f"grid must be ≥ 4, got {grid}")
-        self._grid = grid
-        self._near = functools.partial(_near, grid=grid)
+        self._steady = steady
+        self._near = functools.partial(_near, steady=steady)
         self._seed = seed
         self._held_out = held_out
         self._kinds, self._weights = list(mix), list(mix.values())
@@ -182,7 +179,7 @@ class SceneSampler:
         count = rng.choice((2, 2, 3))
         ratio = 0.5 if count == 2 else rng.choice((1.0, 0.4))
         side = rng.uniform(0.85, 1.0)
-        if self._grid is not None:  # only so do two and three of a kind fill cells
+        if self._steady:  # only so are two and three of a kind half as large as the picture
             ratio, side = (0.5 if count == 2 else 1.0), 1.0
         box = self._near(rng, 0.5, 0.5, side, 0.05, ratio=ratio)
         colour = self._maybe_colour(rng, thing, 0.3)
@@ -197,7 +194,7 @@ class SceneSampler:
 
     def _together(self, rng: Random, count: int) -> Scene:
         things = self._companionship(rng, count)
-        boxes = _layout(rng, count)
+        boxes = _layout(rng, count, row=not self._steady)
         sizes: list[Size] = [
             rng.choice(("small", "large")) if rng.random() < 0.12 else "normal" for _ in things
         ]
@@ -205,7 +202,7 @@ class SceneSampler:
         for thing, size, (x, y, side) in zip(things, sizes, boxes, strict=True):
             extent = min(side * _SCALE[size] * rng.uniform(0.88, 1.0), 0.6)
             several = 1
-            if thing.countable and count == 2 and rng.random() < 0.08:
+            if thing.countable and count == 2 and not self._steady and rng.random() < 0.08:
                 several = 2
             box = self._near(rng, x, y, extent, 0.02)
             colour = self._maybe_colour(rng, thing, 0.3)
@@ -227,11 +224,14 @@ def _colours(thing: Thing, *, held_out: bool) -> list[str]:
     return [name for name in NAMES if is_held_out_colour(thing, name) == held_out]
 
 
+_STEADY_STARTS = MappingProxyType({0.5: (0.0, 0.25, 0.5), 0.75: (0.125,), 1.0: (0.0,)})
+"""Width → where a box of that width may start, in steady scenes."""
+
 _SPOTS = tuple((x, y) for x in (0.26, 0.5, 0.74) for y in (0.26, 0.5, 0.74) if (x, y) != (0.5, 0.5))
 
 
-def _layout(rng: Random, count: int) -> list[tuple[float, float, float]]:
-    """Draw where two or three things stand: x, y and side of each."""
+def _layout(rng: Random, count: int, *, row: bool) -> list[tuple[float, float, float]]:
+    """Draw where two or three things stand: x, y and side of each; ``row`` allows three abreast."""
     if count == 2:
         if rng.random() < 0.68:
             drop = rng.uniform(-0.06, 0.06)
@@ -239,7 +239,7 @@ def _layout(rng: Random, count: int) -> list[tuple[float, float, float]]:
         else:
             shift = rng.uniform(-0.08, 0.08)
             spots = [(0.5 + shift, 0.26, 0.48), (0.5 - shift, 0.74, 0.48)]
-    elif rng.random() < 0.6:
+    elif row and rng.random() < 0.6:
         spots = [(0.18, 0.5, 0.33), (0.5, 0.5, 0.33), (0.82, 0.5, 0.33)]
     else:
         spots = [(0.5, 0.26, 0.46), (0.26, 0.74, 0.46), (0.74, 0.74, 0.46)]
@@ -255,7 +255,7 @@ def _near(
     reach: float,
     *,
     ratio: float = 1.0,
-    grid: int | None = None,
+    steady: bool = False,
 ) -> Box:
     """Return a box around a point, up to ``reach`` away from it and inside the picture.
 
@@ -266,17 +266,22 @@ def _near(
         side: Its longer side.
         reach: Farthest shift in each direction.
         ratio: Shorter side by longer side; the longer one lies across.
-        grid: Cells that the box fills whole, on each side of the picture.
+        steady: Take the nearest of few sizes and places.
     """
     width, height = min(side, 1.0), min(side * ratio, 1.0)
-    if grid is not None:
-        width, height = (max(3, round(extent * grid)) / grid for extent in (width, height))
+    if steady:
+        width, height = (_nearest(extent, (0.5, 0.75, 1.0)) for extent in (width, height))
     x = min(max(x + rng.uniform(-reach, reach), width / 2), 1 - width / 2)
     y = min(max(y + rng.uniform(-reach, reach), height / 2), 1 - height / 2)
     left, top = max(x - width / 2, 0.0), max(y - height / 2, 0.0)
-    if grid is not None:
-        left, top = round(left * grid) / grid, round(top * grid) / grid
+    if steady:
+        left = _nearest(left, _STEADY_STARTS[width])
+        top = _nearest(top, _STEADY_STARTS[height])
     return Box(left, top, min(left + width, 1.0), min(top + height, 1.0))
+
+
+def _nearest(value: float, choices: tuple[float, ...]) -> float:
+    return min(choices, key=lambda choice: abs(choice - value))
 
 
 def _placed_thing(

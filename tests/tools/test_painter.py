@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "embedded_generator"))
 
-from painter import autoencoder_training, card, export, latents, networks, scenes, training
+from painter import autoencoder_training, card, export, latents, names, networks, scenes, training
 
 from llmbind_cli.data.scenes.sprites import Sprites
-from llmbind_cli.data.scenes.world import load_world
+from llmbind_cli.data.scenes.world import World, load_world
 from llmbind_cli.generators.base import GeneratorRequest
 from llmbind_cli.generators.image import ImageGenerator
 
@@ -126,6 +128,31 @@ def test_a_training_that_was_stopped_equals_one_that_was_not(batches, space, tok
     (tmp_path / "b").mkdir()
     whole, stopped = run(tmp_path / "a", stops=[3]), run(tmp_path / "b", stops=[2, 3])
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def test_a_name_ends_where_its_words_end(tokenizer):
+    """What is learned at a name's last token is learned at that token of the caption."""
+    rng = Random(4)
+    for _ in range(200):
+        one = names.naming(load_world(), rng)
+        assert len(one.ends) == len(one.looks)
+        assert one.ends[-1] == one.caption
+        whole = tokenizer(one.caption).input_ids
+        for end in one.ends:
+            ids = tokenizer(end).input_ids[:-1]
+            assert whole[: len(ids)] == ids
+
+
+def test_names_are_learned(batches, space, tokenizer, capsys):
+    torch.manual_seed(0)
+    text_encoder = networks.build_text_encoder(len(tokenizer))
+    things = load_world().things[:3]
+    sprites = batches._sprites
+    names.teach_names(
+        text_encoder, tokenizer, space, World(things), sprites, steps=100, batch_size=6
+    )
+    losses = re.findall(r"loss ([\d.]+)", capsys.readouterr().err)
+    assert float(losses[1]) < 0.8 * float(losses[0])
 
 
 def test_halving_averages_four_pixels():

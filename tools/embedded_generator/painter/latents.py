@@ -51,10 +51,12 @@ class PatchSpace:
         mean = patches.mean(0)
         centred = patches - mean
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(patches))
-        deviation = values.flip(0)[:channels].sqrt()
+        # Rounding may leave the variance of an empty direction a little below 0.
+        deviation = values.flip(0)[:channels].clamp(min=0).sqrt()
         axes = vectors.flip(1).T[:channels]
-        # Root of the deviation, and then all latents together have a variance of 1.
-        spread = (deviation**2 / deviation).mean()
+        # After division by the root of the deviation the variance is the deviation; divided by
+        # its mean, all latents together have a variance of 1.
+        spread = deviation.mean()
         return cls(
             mean=mean.float(),
             axes=axes.float().contiguous(),

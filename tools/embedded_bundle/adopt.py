@@ -33,8 +33,8 @@ MEASUREMENTS = {
         ["routing.py", "tests/data/hard_requests.jsonl", "--batch-size", "16"],
     ),
     "routing-unseen": (
-        "Routing of hard requests of which not even a score was seen before the version before "
-        "this one",
+        "Routing of hard requests of which not even a score was seen when the bundle before this "
+        "one was made",
         ["routing.py", "tests/data/unseen_requests.jsonl", "--batch-size", "16"],
     ),
     "routing-fresh": (

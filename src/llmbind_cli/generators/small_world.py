@@ -1,6 +1,6 @@
 """Pipelines that draw the things of one small world only, and prompts about other things.
 
-The embedded image generator is such a pipeline. Its folder says so in ``prompts.json``:
+What ``tools/embedded_generator`` trains is such a pipeline. Its folder says so in ``prompts.json``:
 ``{"world": "scenes"}``, the things of :mod:`llmbind_cli.data.scenes`.
 """
 

@@ -1,4 +1,4 @@
-"""Make the embedded image generator, one command a stage; a stopped stage goes on.
+"""Make the embedded image generator, one command a stage.
 
 python tools/embedded_generator/painter words SPRITES.npz WORK
 python tools/embedded_generator/painter names SPRITES.npz WORK
@@ -8,6 +8,9 @@ python tools/embedded_generator/painter export WORK PIPELINE
 python tools/embedded_generator/painter measure PIPELINE JUDGE --report REPORT.json
 python tools/embedded_generator/painter card PIPELINE REPORT.json CEILING.json
 python tools/embedded_generator/painter sheet PIPELINE SHEET.png
+
+The long stages, ``denoiser`` and ``autoencoder``, go on where they were stopped; ``words`` and
+``names`` take minutes and start anew.
 
 SPRITES.npz is the sheet that ``render.py`` drew, WORK a folder for all that is made, JUDGE the
 folder of ``judge.safetensors``, CEILING.json what ``judge score`` printed.

@@ -38,11 +38,9 @@ LATE_MIX: Mapping[Kind, float] = {
 }
 """What the rest sees: more things together."""
 
-__all__ = ["DEFAULT_MIX", "EARLY_MIX", "LATE_MIX", "SceneBatches"]
-
 
 class SceneBatches:
-    """Batches by number.
+    """Batches by number, of steady scenes.
 
     Args:
         world: The things.

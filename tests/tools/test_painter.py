@@ -155,6 +155,34 @@ def test_names_are_learned(batches, space, tokenizer, capsys):
     assert float(losses[1]) < 0.8 * float(losses[0])
 
 
+def test_the_autoencoder_learns_and_goes_on(batches, space, tmp_path):
+    large = scenes.SceneBatches(load_world(), batches._sprites, size_px=128, seed=1)
+
+    def run(folder, *, stops):
+        for steps in stops:
+            torch.manual_seed(0)
+            vae = networks.build_vae()
+            settings = autoencoder_training.AutoencoderTraining(
+                steps=steps, batch_size=2, encoder_every=2, save_every=1, decay=1e-6
+            )
+            autoencoder_training.train_autoencoder(
+                vae, space, large, settings=settings, folder=folder
+            )
+        return vae
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole, stopped = run(tmp_path / "a", stops=[3]), run(tmp_path / "b", stops=[2, 3])
+    assert all(
+        torch.equal(value, stopped.state_dict()[name]) for name, value in whole.state_dict().items()
+    )
+    with torch.no_grad():
+        latents_seen = whole.encode(torch.zeros(1, 3, 128, 128)).latent_dist.mode()
+        picture = whole.decode(latents_seen).sample
+    assert latents_seen.shape == (1, latents.CHANNELS, latents.SIDE, latents.SIDE)
+    assert picture.shape == (1, 3, 128, 128)
+
+
 def test_halving_averages_four_pixels():
     images = np.zeros((1, 128, 128, 3), np.uint8)
     images[0, ::2] = 100

@@ -13,7 +13,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "embedded_generator"))
 
-from painter import autoencoder_training, card, export, latents, names, networks, scenes, training
+from painter import (
+    autoencoder_training,
+    card,
+    export,
+    latents,
+    names,
+    networks,
+    plan,
+    scenes,
+    training,
+)
+from painter.state import save_state
 
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import World, load_world
@@ -37,7 +48,7 @@ def batches():
 
 @pytest.fixture(scope="module")
 def space(batches):
-    return latents.PatchSpace.fit(batches.batch(0, 64)[0])
+    return latents.PatchSpace.fit(batches.pictures(0, 64))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +74,7 @@ def tiny_unet():
 
 
 def test_all_axes_together_keep_a_picture(batches):
-    images = batches.batch(1, 8)[0]
+    images = batches.pictures(1, 8)
     whole = latents.PatchSpace.fit(images, channels=3 * latents.PATCH_PX**2)
     # Patches of few pictures span fewer axes than there are; those left over hold nothing.
     whole.scale.clamp_(min=1e-3)
@@ -72,7 +83,7 @@ def test_all_axes_together_keep_a_picture(batches):
 
 
 def test_latents_have_unit_variance_and_survive_the_disk(space, batches, tmp_path):
-    images = batches.batch(0, 64)[0]
+    images = batches.pictures(0, 64)
     values = space.encode(images)
     assert values.shape == (64, latents.CHANNELS, latents.SIDE, latents.SIDE)
     assert float(values.square().mean()) == pytest.approx(1.0, abs=0.02)
@@ -81,11 +92,86 @@ def test_latents_have_unit_variance_and_survive_the_disk(space, batches, tmp_pat
 
 
 def test_a_batch_follows_from_its_number(batches):
-    images, captions = batches.batch(5, 4)
-    again, same = batches.batch(5, 4)
-    assert np.array_equal(images, again)
-    assert captions == same == batches.captions(5, 4)
-    assert batches.captions(6, 4) != captions
+    drawn, again = batches.batch(5, 4), batches.batch(5, 4)
+    assert np.array_equal(drawn.pictures, again.pictures)
+    assert np.array_equal(drawn.plans, again.plans)
+    assert drawn.captions == again.captions == batches.captions(5, 4)
+    assert batches.captions(6, 4) != drawn.captions
+    assert np.array_equal(batches.pictures(5, 4), drawn.pictures)
+
+
+def test_variety_keeps_what_a_caption_tells(batches):
+    rng = Random(0)
+    moved = 0
+    for scene in batches.scenes(0, 300):
+        varied = scenes.vary(scene, rng)
+        assert varied.background == scene.background
+        pairs = list(zip(scene.things, varied.things, strict=True))
+        for before, after in pairs:
+            assert (before.thing, before.colour, before.size, before.count) == (
+                after.thing, after.colour, after.size, after.count
+            )  # fmt: skip
+            moved += before.box != after.box
+        assert len(pairs) == 1 or all(before.box == after.box for before, after in pairs)
+        if len(pairs) == 2:
+            assert varied.relation(0, 1) == scene.relation(0, 1)
+    assert moved > 50
+
+
+def test_a_plan_goes_into_latents_and_back():
+    values = torch.randn(2, latents.CHANNELS, latents.SIDE, latents.SIDE)
+    told = plan.plan_of(values)
+    assert told.shape == (2, networks.PLAN_TOKENS, plan.NUMBERS)
+    assert torch.equal(plan.latents_of(told), values)
+    states = plan.states_with(told)
+    assert states.shape == (2, networks.TOKENS, networks.WIDTH)
+    assert torch.equal(plan.plan_in(states), told)
+    # The first place of the plan is the upper left quarter of a quarter.
+    assert set(told[0, 0].tolist()) == set(values[0, :, :2, :2].flatten().tolist())
+
+
+def test_a_reader_grows_layers_that_plan(tokenizer):
+    reader = networks.build_text_encoder(len(tokenizer)).eval()
+    grown = networks.with_planning_layers(reader).eval()
+    ids = networks.token_ids(tokenizer, ["a red apple"])
+    with torch.no_grad():
+        before = reader(ids, output_hidden_states=True).hidden_states[networks.READING_LAYERS]
+        after = grown(ids, output_hidden_states=True).hidden_states
+    assert len(after) == 1 + networks.READING_LAYERS + networks.PLANNING_LAYERS
+    assert torch.equal(after[networks.READING_LAYERS], before)
+    with pytest.raises(ValueError, match="reader"):
+        networks.with_planning_layers(grown)
+
+
+def test_plans_are_learned_and_a_killed_training_goes_on(
+    batches, space, tokenizer, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(plan, "SAVE_EVERY", 20)
+    monkeypatch.setattr(plan, "LOG_EVERY", 20)
+
+    def run(folder):
+        torch.manual_seed(0)
+        text_encoder = networks.build_text_encoder(len(tokenizer), 1)
+        plan.teach_plans(
+            text_encoder, tokenizer, space, batches, steps=60, folder=folder, batch_size=8
+        )
+        return text_encoder.state_dict()
+
+    def killed(*arguments, **parts):
+        save_state(*arguments, **parts)
+        raise KeyboardInterrupt
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = run(tmp_path / "whole")
+    losses = re.findall(r"loss ([\d.]+)", capsys.readouterr().err)
+    assert float(losses[2]) < 0.95 * float(losses[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "save_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed")
+    again = run(tmp_path / "killed")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_words_are_ids_as_in_clip(tokenizer):
@@ -97,35 +183,32 @@ def test_words_are_ids_as_in_clip(tokenizer):
     assert set(pieces[3:]) == {"<|endoftext|>"}
 
 
-def test_the_early_mix_has_no_kind_that_the_late_one_lacks():
-    assert set(scenes.EARLY_MIX) <= set(scenes.LATE_MIX)
-    assert sum(scenes.EARLY_MIX.values()) == pytest.approx(1)
-    assert sum(scenes.LATE_MIX.values()) == pytest.approx(1)
-
-
 def test_the_rate_rises_stays_and_falls():
     settings = training.DenoiserTraining(steps=1000, warm_up=10, decay=0.4)
     shares = [settings.share_of_rate(step) for step in (0, 9, 500, 800, 999)]
     assert shares == pytest.approx([0.1, 1.0, 1.0, 0.5, 0.02])
 
 
-def test_a_training_that_was_stopped_equals_one_that_was_not(batches, space, tokenizer, tmp_path):
+@pytest.mark.parametrize("plans", ["true", "written"])
+def test_a_training_that_was_stopped_equals_one_that_was_not(
+    batches, space, tokenizer, tmp_path, plans
+):
     def run(folder, *, stops):
+        folder.mkdir()
         for steps in stops:
             torch.manual_seed(0)
-            unet, text = tiny_unet(), networks.build_text_encoder(len(tokenizer))
+            unet = tiny_unet()
+            text = networks.build_text_encoder(len(tokenizer)) if plans == "written" else None
             settings = training.DenoiserTraining(
-                steps=steps, batch_size=2, save_every=1, warm_up=1, decay=1e-6, early=0.0
+                steps=steps, batch_size=2, save_every=1, warm_up=1, decay=1e-6
             )
             training.train_denoiser(
                 unet=unet, text_encoder=text, tokenizer=tokenizer,
-                scheduler=networks.build_scheduler(), space=space, early=batches, late=batches,
-                settings=settings, folder=folder, save=lambda: None,
+                scheduler=networks.build_scheduler(), space=space, batches=batches,
+                settings=settings, state=folder / "state.pt",
             )  # fmt: skip
         return unet.state_dict()
 
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
     whole, stopped = run(tmp_path / "a", stops=[3]), run(tmp_path / "b", stops=[2, 3])
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 

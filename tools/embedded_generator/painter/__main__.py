@@ -2,15 +2,18 @@
 
 python tools/embedded_generator/painter words SPRITES.npz WORK
 python tools/embedded_generator/painter names SPRITES.npz WORK
+python tools/embedded_generator/painter plan SPRITES.npz WORK
 python tools/embedded_generator/painter denoiser SPRITES.npz WORK
+python tools/embedded_generator/painter together SPRITES.npz WORK
 python tools/embedded_generator/painter autoencoder SPRITES.npz WORK
 python tools/embedded_generator/painter export WORK PIPELINE
 python tools/embedded_generator/painter measure PIPELINE JUDGE --report REPORT.json
 python tools/embedded_generator/painter card PIPELINE REPORT.json CEILING.json
 python tools/embedded_generator/painter sheet PIPELINE SHEET.png
 
-The long stages, ``denoiser`` and ``autoencoder``, go on where they were stopped; ``words`` and
-``names`` take minutes and start anew.
+The long stages, from ``plan`` to ``autoencoder``, go on where they were stopped; ``words`` and
+``names`` take minutes and start anew. ``plan``, ``denoiser`` and ``autoencoder`` need nothing of
+each other.
 
 SPRITES.npz is the sheet that ``render.py`` drew, WORK a folder for all that is made, JUDGE the
 folder of ``judge.safetensors``, CEILING.json what ``judge score`` printed.
@@ -22,12 +25,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 # Run as a folder, Python puts the folder itself on the path and not the one above it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if TYPE_CHECKING:
+    from painter.latents import PatchSpace
+    from painter.scenes import SceneBatches
 
 SEED = 0
 
@@ -48,14 +56,15 @@ def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     stages = parser.add_subparsers(dest="stage", required=True)
-    for run, steps in ((words, 700), (names, 2400), (denoiser, 6000), (autoencoder, 2400)):
+    for run, steps in (
+        (words, 700), (names, 2400), (plan, 4000), (denoiser, 3000), (together, 3000),
+        (autoencoder, 1500),
+    ):  # fmt: skip
         stage = stages.add_parser(run.__name__, help=run.__doc__)
         stage.add_argument("sprites", type=Path)
         stage.add_argument("work", type=Path)
         stage.add_argument("--steps", type=int, default=steps)
         stage.set_defaults(run=run)
-        if run is denoiser:
-            stage.add_argument("--start", type=Path, help="a denoiser to go on from, saved before")
     stage = stages.add_parser("export", help=put_together.__doc__)
     stage.add_argument("work", type=Path)
     stage.add_argument("pipeline", type=Path)
@@ -96,9 +105,9 @@ def words(arguments: argparse.Namespace) -> None:
     world, sprites = load_world(), Sprites.load(arguments.sprites).scaled(PICTURE_PX)
     batches = SceneBatches(world, sprites, size_px=PICTURE_PX, seed=SEED)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    space = PatchSpace.fit(batches.batch(0, 2000)[0])
+    space = PatchSpace.fit(batches.pictures(0, 2000))
     space.save(arguments.work / "patch_space.safetensors")
-    images = batches.batch(1, 200)[0]
+    images = batches.pictures(1, 200)
     wrong = (space.decode(space.encode(images)).astype(np.float64) - images) ** 2
     print(f"latent space: {10 * np.log10(255**2 / wrong.mean()):.1f} dB")
     names = [form for thing in world for noun in thing.names for form in (noun.one, noun.many)]
@@ -135,43 +144,78 @@ def names(arguments: argparse.Namespace) -> None:
     text_encoder.save_pretrained(work / "text_encoder_names")
 
 
+def plan(arguments: argparse.Namespace) -> None:
+    """Teach the text encoder to plan a picture."""
+    from transformers import CLIPTextModel
+
+    from painter.networks import with_planning_layers
+    from painter.plan import teach_plans
+
+    work = arguments.work
+    text_encoder = with_planning_layers(CLIPTextModel.from_pretrained(work / "text_encoder_names"))
+    tokenizer, space, batches = _material(arguments)
+    teach_plans(text_encoder, tokenizer, space, batches, steps=arguments.steps, folder=work)
+    text_encoder.save_pretrained(work / "text_encoder_plan")
+
+
 def denoiser(arguments: argparse.Namespace) -> None:
+    """Teach the denoiser to draw what a plan tells."""
+    from painter.networks import build_unet
+
+    unet = build_unet()
+    _train_denoiser(arguments, unet, None)
+    unet.save_pretrained(arguments.work / "unet_of_plans")
+
+
+def together(arguments: argparse.Namespace) -> None:
     """Train denoiser and text encoder together."""
-    from transformers import AutoTokenizer, CLIPTextModel
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    work = arguments.work
+    unet = UNet2DConditionModel.from_pretrained(work / "unet_of_plans")
+    text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder_plan")
+    _train_denoiser(arguments, unet, text_encoder)
+    unet.save_pretrained(work / "unet")
+    text_encoder.save_pretrained(work / "text_encoder")
+
+
+def _train_denoiser(arguments: argparse.Namespace, unet: Any, text_encoder: Any | None) -> None:
+    from painter.networks import build_scheduler
+    from painter.training import DenoiserTraining, train_denoiser
+
+    tokenizer, space, batches = _material(arguments)
+    train_denoiser(
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=build_scheduler(),
+        space=space,
+        batches=batches,
+        settings=DenoiserTraining(steps=arguments.steps),
+        state=arguments.work / f"{arguments.stage}.pt",
+    )
+
+
+def _material(arguments: argparse.Namespace) -> tuple[Any, PatchSpace, SceneBatches]:
+    """Return tokenizer, latent space and scenes; each stage draws its own scenes."""
+    from transformers import AutoTokenizer
 
     from llmbind_cli.data.scenes.sprites import Sprites
     from llmbind_cli.data.scenes.world import load_world
     from painter.latents import PICTURE_PX, PatchSpace
-    from painter.networks import build_scheduler, build_unet
-    from painter.scenes import EARLY_MIX, LATE_MIX, SceneBatches
-    from painter.training import DenoiserTraining, train_denoiser
+    from painter.scenes import SceneBatches
 
-    world, sprites = load_world(), Sprites.load(arguments.sprites).scaled(PICTURE_PX)
-    work = arguments.work
-    early, late = (
-        SceneBatches(world, sprites, size_px=PICTURE_PX, seed=SEED + 1, mix=mix)
-        for mix in (EARLY_MIX, LATE_MIX)
+    sprites = Sprites.load(arguments.sprites).scaled(PICTURE_PX)
+    batches = SceneBatches(
+        load_world(), sprites, size_px=PICTURE_PX, seed=SEED + _SCENES[arguments.stage]
     )
-    unet, text_encoder = build_unet(), CLIPTextModel.from_pretrained(work / "text_encoder_names")
-    if arguments.start is not None:
-        unet = type(unet).from_pretrained(arguments.start, torch_dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.work / "tokenizer")
+    return tokenizer, PatchSpace.load(arguments.work / "patch_space.safetensors"), batches
 
-    def save() -> None:
-        unet.save_pretrained(work / "unet")
-        text_encoder.save_pretrained(work / "text_encoder")
 
-    train_denoiser(
-        unet=unet,
-        text_encoder=text_encoder,
-        tokenizer=AutoTokenizer.from_pretrained(work / "tokenizer"),
-        scheduler=build_scheduler(),
-        space=PatchSpace.load(work / "patch_space.safetensors"),
-        early=early,
-        late=late,
-        settings=DenoiserTraining(steps=arguments.steps),
-        folder=work,
-        save=save,
-    )
+_SCENES = {"plan": 1, "denoiser": 2, "together": 3}
+"""What is added to the seed of each stage's scenes."""
 
 
 def autoencoder(arguments: argparse.Namespace) -> None:
@@ -185,7 +229,7 @@ def autoencoder(arguments: argparse.Namespace) -> None:
 
     vae = build_vae()
     sprites = Sprites.load(arguments.sprites)
-    batches = SceneBatches(load_world(), sprites, size_px=vae.config.sample_size, seed=SEED + 2)
+    batches = SceneBatches(load_world(), sprites, size_px=vae.config.sample_size, seed=SEED + 4)
     train_autoencoder(
         vae,
         PatchSpace.load(arguments.work / "patch_space.safetensors"),

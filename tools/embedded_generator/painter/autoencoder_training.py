@@ -82,7 +82,7 @@ def train_autoencoder(
     clock, drawn, found = time.monotonic(), [], []
     for step in range(first, settings.steps):
         optimizer.param_groups[0]["lr"] = settings.lr * settings.share_of_rate(step)
-        images, _ = batches.batch(step, settings.batch_size)
+        images = batches.pictures(step, settings.batch_size)
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = space.encode(halved(images))
         chance = torch.Generator().manual_seed(step)

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
+from torch.nn import functional
+
 from painter.latents import CHANNELS, SIDE
 
-TOKENS = 32
+CAPTION_TOKENS = 32
 """Longest caption, its start and end included."""
+
+PLAN_SIDE = 4
+PLAN_TOKENS = PLAN_SIDE**2
+"""After its caption the text encoder writes a plan of the picture: one token for each place of a
+4 × 4 grid, in the positions that pad the caption."""
+
+TOKENS = CAPTION_TOKENS + PLAN_TOKENS
 
 WIDTH = 256
 """Width of the text encoder."""
+
+READING_LAYERS, PLANNING_LAYERS = 3, 2
+"""The first layers read names; the further ones, learnt after them, write the plan."""
 
 _VOCABULARY = 4096
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -52,15 +65,20 @@ def train_tokenizer(captions: Iterable[str]) -> Any:
     return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS)
 
 
-def build_text_encoder(vocabulary: int) -> Any:
-    """Return a new text encoder; read from left to right, as CLIP's."""
+def build_text_encoder(vocabulary: int, layers: int = READING_LAYERS) -> Any:
+    """Return a new text encoder; it reads from left to right, as CLIP's.
+
+    Args:
+        vocabulary: Number of token ids.
+        layers: `READING_LAYERS`, or with `PLANNING_LAYERS` more.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=WIDTH,
         intermediate_size=4 * WIDTH,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=TOKENS,
         projection_dim=WIDTH,
@@ -69,6 +87,21 @@ def build_text_encoder(vocabulary: int) -> Any:
         pad_token_id=1,
     )
     return CLIPTextModel(config)
+
+
+def with_planning_layers(reader: Any) -> Any:
+    """Return a text encoder that begins as another one and has layers for the plan after it.
+
+    Raises:
+        ValueError: The other one is no reader of names.
+    """
+    if reader.config.num_hidden_layers != READING_LAYERS:
+        raise ValueError(
+            f"a reader has {READING_LAYERS} layers, this one {reader.config.num_hidden_layers}"
+        )
+    grown = build_text_encoder(reader.config.vocab_size, READING_LAYERS + PLANNING_LAYERS)
+    grown.load_state_dict(reader.state_dict(), strict=False)
+    return grown
 
 
 def build_unet() -> Any:
@@ -129,8 +162,16 @@ def build_scheduler() -> Any:
     )
 
 
-def token_ids(tokenizer: Any, captions: list[str]) -> Any:
-    """Return the ids [B, TOKENS] of captions, as the stock pipeline makes them."""
-    return tokenizer(
-        captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+def token_ids(tokenizer: Any, captions: list[str]) -> Tensor:
+    """Return the ids [B, TOKENS] of captions, as the stock pipeline makes them.
+
+    A longer caption is cut where the plan begins.
+    """
+    ids = tokenizer(
+        captions,
+        padding="max_length",
+        max_length=CAPTION_TOKENS,
+        truncation=True,
+        return_tensors="pt",
     ).input_ids
+    return functional.pad(ids, (0, PLAN_TOKENS), value=tokenizer.pad_token_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -10,23 +11,13 @@ from numpy.typing import NDArray
 
 from llmbind_cli.data.scenes.captions import caption
 from llmbind_cli.data.scenes.compose import render
-from llmbind_cli.data.scenes.graph import Scene
-from llmbind_cli.data.scenes.sampling import DEFAULT_MIX, Kind, SceneSampler
+from llmbind_cli.data.scenes.graph import Box, Scene
+from llmbind_cli.data.scenes.sampling import Kind, SceneSampler, may_be_turned
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import World
+from painter.latents import SIDE
 
-EARLY_MIX: Mapping[Kind, float] = {
-    "single": 0.42,
-    "coloured": 0.2,
-    "sized": 0.06,
-    "counted": 0.06,
-    "pair": 0.18,
-    "placed": 0.04,
-    "background": 0.04,
-}
-"""What the first part of a training sees: mostly what each thing looks like."""
-
-LATE_MIX: Mapping[Kind, float] = {
+MIX: Mapping[Kind, float] = {
     "single": 0.22,
     "coloured": 0.2,
     "sized": 0.05,
@@ -36,11 +27,26 @@ LATE_MIX: Mapping[Kind, float] = {
     "placed": 0.04,
     "background": 0.06,
 }
-"""What the rest sees: more things together."""
+"""Share of each kind of scene: more things together than by default."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch of B scenes.
+
+    Attributes:
+        pictures: [B, S, S, 3] sRGB, each varied by chance.
+        plans: [B, S, S, 3], the same scenes as their captions alone tell them.
+        captions: What the scenes are called.
+    """
+
+    pictures: NDArray[np.uint8]
+    plans: NDArray[np.uint8]
+    captions: list[str]
 
 
 class SceneBatches:
-    """Batches by number, of steady scenes.
+    """Batches by number, of steady scenes in captions that leave nothing out.
 
     Args:
         world: The things.
@@ -57,7 +63,7 @@ class SceneBatches:
         *,
         size_px: int,
         seed: int,
-        mix: Mapping[Kind, float] = DEFAULT_MIX,
+        mix: Mapping[Kind, float] = MIX,
     ) -> None:
         self._sampler = SceneSampler(world, seed, mix=mix, steady=True)
         self._sprites, self._size_px, self._seed = sprites, size_px, seed
@@ -70,12 +76,48 @@ class SceneBatches:
         """Return the captions of a batch."""
         return self._worded(self.scenes(number, size), number)
 
-    def batch(self, number: int, size: int) -> tuple[NDArray[np.uint8], list[str]]:
-        """Return the pictures, [size, S, S, 3], and the captions of a batch."""
+    def pictures(self, number: int, size: int) -> NDArray[np.uint8]:
+        """Return the varied pictures of a batch, [size, S, S, 3]."""
+        return self._drawn(self._varied(self.scenes(number, size), number))
+
+    def plans(self, number: int, size: int) -> tuple[NDArray[np.uint8], list[str]]:
+        """Return the pictures as the captions tell them, and the captions."""
         scenes = self.scenes(number, size)
-        images = np.stack([render(scene, self._sprites, self._size_px)[0] for scene in scenes])
-        return images, self._worded(scenes, number)
+        return self._drawn(scenes), self._worded(scenes, number)
+
+    def batch(self, number: int, size: int) -> Drawn:
+        """Return all of a batch."""
+        plans, captions = self.plans(number, size)
+        return Drawn(self.pictures(number, size), plans, captions)
+
+    def _drawn(self, scenes: list[Scene]) -> NDArray[np.uint8]:
+        return np.stack([render(scene, self._sprites, self._size_px)[0] for scene in scenes])
 
     def _worded(self, scenes: list[Scene], number: int) -> list[str]:
         rng = Random(f"captions/{self._seed}/{number}")
-        return [caption(scene, rng) for scene in scenes]
+        return [caption(scene, rng, exact=True) for scene in scenes]
+
+    def _varied(self, scenes: list[Scene], number: int) -> list[Scene]:
+        rng = Random(f"variety/{self._seed}/{number}")
+        return [vary(scene, rng) for scene in scenes]
+
+
+def vary(scene: Scene, rng: Random) -> Scene:
+    """Change what no caption tells.
+
+    Things may be mirrored, tones of the background differ, and a thing that stands alone moves by
+    up to one place of the latents in each direction.
+    """
+    things = [
+        replace(placed, flip=may_be_turned(placed.thing) and rng.random() < _TURNED)
+        for placed in scene.things
+    ]
+    if len(things) == 1 and things[0].box.width == things[0].box.height == _MOVABLE:
+        left, top = (rng.choice((0, 1, 1, 2)) / SIDE for _ in range(2))
+        things[0] = replace(things[0], box=Box(left, top, left + _MOVABLE, top + _MOVABLE))
+    return replace(scene, things=tuple(things), shade=rng.random())
+
+
+_TURNED = 0.4
+_MOVABLE = 0.75
+"""Side of a thing that has one place of the latents free around it in steady scenes."""

@@ -1,5 +1,7 @@
 """Train the text encoder and the denoiser. Stopped, a training goes on where it saved last.
 
+The denoiser first learns to draw what a true plan tells, then both learn together.
+
 Notation: B pictures a step, C × 8 × 8 latents, L ids of a caption, W width of the text encoder.
 """
 
@@ -7,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmbind_cli.console import console
-from llmbind_cli.weights.atomic import write_atomically
 from painter.latents import CHANNELS, SIDE, PatchSpace
 from painter.networks import WIDTH, token_ids
+from painter.plan import plan_in, plan_of, states_with
 from painter.scenes import SceneBatches
+from painter.state import Average, load_state, save_state
 
 LOG_EVERY = 20
-_STATE = "denoiser.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,9 @@ class DenoiserTraining:
         text_lr: Highest learning rate of the text encoder.
         warm_up: Steps until the learning rates are reached.
         decay: Share of the steps, at the end, over which they fall to a fiftieth.
-        early: Share of the steps, at the start, that see the early mix of scenes.
+        plan_weight: Weight of the plan's error beside the denoiser's.
+        plan_noise: Largest standard deviation of the noise on true plans, in place of a text
+            encoder's mistakes.
         drop: Share of the captions that are left empty, for guidance without a classifier
             (Ho and Salimans, arXiv 2207.12598).
         noise_bias: Power b of t = 1000 · u^b. Below 1 it draws high noise more often, where the
@@ -52,7 +55,8 @@ class DenoiserTraining:
     text_lr: float = 1.5e-4
     warm_up: int = 100
     decay: float = 0.4
-    early: float = 0.4
+    plan_weight: float = 0.5
+    plan_noise: float = 0.6
     drop: float = 0.1
     noise_bias: float = 0.7
     average: float = 0.998
@@ -114,7 +118,7 @@ def teach_words(
     for step in range(steps):
         rise, fall = min(1.0, (step + 1) / 50), 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.param_groups[0]["lr"] = lr * rise * fall
-        images, captions = batches.batch(step, batch_size)
+        images, captions = batches.plans(step, batch_size)
         with torch.autocast("cpu", torch.bfloat16):
             guess = regressor(token_ids(tokenizer, captions))
         loss = functional.mse_loss(guess.float(), space.encode(images))
@@ -129,110 +133,93 @@ def teach_words(
 
 
 def train_denoiser(
-    *, unet: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, space: PatchSpace,
-    early: SceneBatches, late: SceneBatches,
-    settings: DenoiserTraining, folder: Path, save: Callable[[], None],
+    *, unet: Any, text_encoder: Any | None, tokenizer: Any, scheduler: Any, space: PatchSpace,
+    batches: SceneBatches, settings: DenoiserTraining, state: Path,
 ) -> None:  # fmt: skip
-    """Train both networks together; their averaged weights stand in them at the end.
+    """Train; the averaged weights stand in the networks at the end.
 
     Args:
         unet: The denoiser.
-        text_encoder: Reads the captions.
+        text_encoder: Reads the captions and learns with it; ``None`` gives the denoiser true plans.
         tokenizer: Its tokenizer.
         scheduler: Noise schedule, with v-prediction.
         space: The latent space.
-        early: Scenes of the first part.
-        late: Scenes of the rest.
+        batches: Scenes.
         settings: How.
-        folder: Where the state of the training lies.
-        save: Called at the end, with the averaged weights in the networks.
+        state: File of the training's state.
     """
     from diffusers.models.attention_processor import AttnProcessor
 
     # On a CPU the fused attention's backward pass takes half of a step; the plain one does not.
     unet.set_attn_processor(AttnProcessor())
-    text_encoder.set_attn_implementation("eager")
-    networks = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train()
+    networks = nn.ModuleDict({"unet": unet}).train()
+    if text_encoder is not None:
+        text_encoder.set_attn_implementation("eager")
+        networks["text_encoder"] = text_encoder.train()
+    rates = {"unet": settings.lr, "text_encoder": settings.text_lr}
     optimizer = torch.optim.AdamW(
-        [
-            {"params": list(unet.parameters()), "lr": settings.lr},
-            {"params": list(text_encoder.parameters()), "lr": settings.text_lr},
-        ],
+        [{"params": list(network.parameters())} for network in networks.values()],
         betas=(0.9, 0.99),
         weight_decay=0.01,
     )
-    average = {name: value.detach().clone() for name, value in networks.state_dict().items()}
-    first = _load(folder / _STATE, networks, optimizer, average)
+    average = Average(networks)
+    first = load_state(state, networks=networks, optimizer=optimizer, average=average)
     empty = token_ids(tokenizer, [""])[0]
     signal = scheduler.alphas_cumprod.sqrt()  # [1000]
     noise_level = (1 - scheduler.alphas_cumprod).sqrt()
     clock, losses = time.monotonic(), []
     for step in range(first, settings.steps):
-        share = settings.share_of_rate(step)
-        for group, rate in zip(
-            optimizer.param_groups, (settings.lr, settings.text_lr), strict=True
-        ):
-            group["lr"] = rate * share
-        batches = early if step < settings.early * settings.steps else late
-        images, captions = batches.batch(step, settings.batch_size)
+        for name, group in zip(networks, optimizer.param_groups, strict=True):
+            group["lr"] = rates[name] * settings.share_of_rate(step)
+        drawn = batches.batch(step, settings.batch_size)
         chance = torch.Generator().manual_seed(step)
-        latents = space.encode(images)  # [B, C, 8, 8]
-        ids = token_ids(tokenizer, captions)
-        ids[torch.rand(len(ids), generator=chance) < settings.drop] = empty
-        # One draw in each of B equal parts of [0, 1): the same law, less scatter between steps.
-        u = (torch.arange(len(ids)) + torch.rand(len(ids), generator=chance)) / len(ids)
-        t = (1000 * u**settings.noise_bias).long().clamp(max=999)
-        noise = torch.randn(latents.shape, generator=chance)
-        a, s = signal[t].view(-1, 1, 1, 1), noise_level[t].view(-1, 1, 1, 1)
+        latents = space.encode(drawn.pictures)  # [B, C, 8, 8]
+        plan = plan_of(space.encode(drawn.plans))
+        dropped = torch.rand(len(latents), generator=chance) < settings.drop
+        noisy, wanted, t = _noised(latents, signal, noise_level, settings.noise_bias, chance)
+        if text_encoder is None:
+            level = settings.plan_noise * torch.rand(len(plan), 1, 1, generator=chance)
+            told = plan + level * torch.randn(plan.shape, generator=chance)
+            words = states_with(told * ~dropped[:, None, None])
+            plan_error = torch.zeros(())
+        else:
+            ids = token_ids(tokenizer, drawn.captions)
+            ids[dropped] = empty
+            with torch.autocast("cpu", torch.bfloat16):
+                words = text_encoder(ids).last_hidden_state  # [B, L, W]
+            plan_error = functional.mse_loss(plan_in(words)[~dropped].float(), plan[~dropped])
         with torch.autocast("cpu", torch.bfloat16):
-            words = text_encoder(ids).last_hidden_state  # [B, L, W]
-            guess = unet(a * latents + s * noise, t, words).sample
-        errors = (guess.float() - (a * noise - s * latents)).square().mean((1, 2, 3))  # [B]
+            guess = unet(noisy, t, words).sample
+        errors = (guess.float() - wanted).square().mean((1, 2, 3))  # [B]
         optimizer.zero_grad(set_to_none=True)
-        errors.mean().backward()
+        (errors.mean() + settings.plan_weight * plan_error).backward()
         nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
         optimizer.step()
-        _follow(average, networks, min(settings.average, (step + 1) / (step + 10)))
-        losses.append(torch.stack([errors[t < 300].mean(), errors[t >= 800].mean()]).detach())
+        average.follow(networks, min(settings.average, (step + 1) / (step + 10)))
+        losses.append(
+            torch.stack([errors[t < 300].mean(), errors[t >= 800].mean(), plan_error]).detach()
+        )
         if (step + 1) % LOG_EVERY == 0:
-            low, high = torch.stack(losses).nanmean(0).tolist()
+            low, high, plans = torch.stack(losses).nanmean(0).tolist()
             rate = LOG_EVERY * settings.batch_size / (time.monotonic() - clock)
             console.log(
                 f"step {step + 1}/{settings.steps}: loss {low:.4f} (t < 300), {high:.4f} "
-                f"(t ≥ 800), {rate:.0f} pictures/s"
+                f"(t ≥ 800), {plans:.4f} (plan), {rate:.0f} pictures/s"
             )
             clock, losses = time.monotonic(), []
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            _save(folder / _STATE, step + 1, networks, optimizer, average)
-    networks.load_state_dict(average)
-    save()
+            save_state(state, step + 1, networks=networks, optimizer=optimizer, average=average)
+    networks.load_state_dict(average.state_dict())
 
 
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], networks: nn.Module, decay: float) -> None:
-    state = networks.state_dict()
-    floats = [name for name, value in average.items() if value.is_floating_point()]
-    torch._foreach_lerp_([average[n] for n in floats], [state[n] for n in floats], 1 - decay)
-
-
-def _save(
-    path: Path, step: int, networks: nn.Module, optimizer: Any, average: dict[str, Tensor]
-) -> None:
-    state = {
-        "step": step,
-        "networks": networks.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average,
-    }
-    write_atomically(path, lambda file: torch.save(state, file))
-
-
-def _load(path: Path, networks: nn.Module, optimizer: Any, average: dict[str, Tensor]) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    networks.load_state_dict(state["networks"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.update(state["average"])
-    console.log(f"going on at step {state['step']}")
-    return int(state["step"])
+def _noised(
+    latents: Tensor, signal: Tensor, noise_level: Tensor, bias: float, chance: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return latents at random steps of the noise, the v that is to be predicted, and the steps."""
+    count = len(latents)
+    # One draw in each of B equal parts of [0, 1): the same law, less scatter between steps.
+    u = (torch.arange(count) + torch.rand(count, generator=chance)) / count
+    t = (1000 * u**bias).long().clamp(max=999)
+    noise = torch.randn(latents.shape, generator=chance)
+    a, s = signal[t].view(-1, 1, 1, 1), noise_level[t].view(-1, 1, 1, 1)
+    return a * latents + s * noise, a * noise - s * latents, t

@@ -13,6 +13,7 @@ from llmbind_cli.data.dialogues.grammar import finish
 from llmbind_cli.data.scenes.colours import COLOUR_WORDS, COLOURS
 from llmbind_cli.data.scenes.graph import PlacedThing, Scene
 from llmbind_cli.data.scenes.nouns import Noun
+from llmbind_cli.data.scenes.sampling import BEHIND_PALE, PALE
 from llmbind_cli.data.scenes.wording import BANK, EDIBLE, LIVING, OPPOSITE
 
 _SYNONYM, _CATEGORY_WORD = 0.44, 0.05
@@ -27,31 +28,36 @@ _MIDDLE = 0.11
 _SINGLE_COLOUR_WORDS = frozenset(word for word in COLOUR_WORDS if " " not in word)
 
 
-def caption(scene: Scene, rng: Random) -> str:
+def caption(scene: Scene, rng: Random, *, exact: bool = False) -> str:
     """Word a scene.
 
     Args:
         scene: What the picture shows.
         rng: Source of chance; the same state gives the same words.
+        exact: Leave out nothing that shows: every colour, size, side and spot is told. Things that
+            stand side by side may still be named without their sides, from left to right, and
+            three things are named from the top.
 
     Returns:
         One caption, without a line break.
     """
     keywords = rng.random() < 0.16
-    mentions = [_mention(placed, rng, keywords=keywords) for placed in scene.things]
-    text = mentions[0] if len(mentions) == 1 else _joined(scene, mentions, rng, keywords=keywords)
+    mentions = [_mention(placed, rng, keywords=keywords, exact=exact) for placed in scene.things]
+    text = mentions[0]
+    if len(mentions) > 1:
+        text = _joined(scene, mentions, rng, keywords=keywords, exact=exact)
     if len(mentions) == 1:
         living = scene.things[0].thing.category in LIVING
         # "A person surfing" acts already.
         if living and not keywords and "ing" not in text and rng.random() < _ACTION:
             text += " " + BANK.pick(rng, "action")
-        text += _spot(scene, rng)
+        text += _spot(scene, rng, exact=exact)
     sentence = not keywords and rng.random() < 0.06
     if sentence:
         text = BANK.pick(rng, "sentence", x=text)
     elif not keywords and rng.random() < 0.16:
         text = BANK.pick(rng, "opening", x=text)
-    text += _background(scene, rng)
+    text += _background(scene, rng, exact=exact)
     for _ in range(rng.choices((0, 1, 2, 3), (0.62, 0.2, 0.12, 0.06))[0]):
         text += ", " + BANK.pick(rng, "style")
     text = finish(text)
@@ -62,11 +68,11 @@ def caption(scene: Scene, rng: Random) -> str:
     return text
 
 
-def _mention(placed: PlacedThing, rng: Random, *, keywords: bool) -> str:
+def _mention(placed: PlacedThing, rng: Random, *, keywords: bool, exact: bool) -> str:
     """Name one placed thing with some of its facts."""
     thing = placed.thing
     adjectives = []
-    if placed.size != "normal" and rng.random() < _SIZE:
+    if placed.size != "normal" and (exact or rng.random() < _SIZE):
         adjectives.append(BANK.pick(rng, placed.size))
     if not keywords and rng.random() < _FILLER:
         kind = "object"
@@ -76,11 +82,11 @@ def _mention(placed: PlacedThing, rng: Random, *, keywords: bool) -> str:
             kind = "edible"
         adjectives.append(BANK.pick(rng, kind))
     if placed.colour is not None:
-        if rng.random() < _COLOUR:
+        if exact or rng.random() < _COLOUR:
             adjectives.append(_colour_word(placed.colour, rng))
     elif thing.recolour and len(thing.colours) == 1 and rng.random() < _OWN_COLOUR:
         adjectives.append(thing.colours[0])
-    noun = _noun(placed, rng)
+    noun = _noun(placed, rng, exact=exact)
     words = " ".join(adjectives)
     if placed.count > 1:
         return noun.counted(placed.count, words, digits=rng.random() < 0.15)
@@ -89,15 +95,15 @@ def _mention(placed: PlacedThing, rng: Random, *, keywords: bool) -> str:
     return noun.phrase(words)
 
 
-def _noun(placed: PlacedThing, rng: Random) -> Noun:
-    """Choose a name: the canonical one, a synonym, now and then a category word.
+def _noun(placed: PlacedThing, rng: Random, *, exact: bool) -> Noun:
+    """Choose a name: the canonical one, a synonym, now and then, unless exact, a category word.
 
     A name that holds a colour does not suit a thing that was painted.
     """
     thing = placed.thing
     draw = rng.random()
     nouns: tuple[Noun, ...] = (thing.noun,)
-    if draw < _CATEGORY_WORD:
+    if draw < _CATEGORY_WORD and not exact:
         nouns = thing.category_words
     elif draw < _CATEGORY_WORD + _SYNONYM:
         nouns = thing.synonyms
@@ -115,38 +121,43 @@ def _colour_word(name: str, rng: Random) -> str:
     return words[0] if rng.random() < 0.78 else rng.choice(words)
 
 
-def _joined(scene: Scene, mentions: list[str], rng: Random, *, keywords: bool) -> str:
+def _joined(scene: Scene, mentions: list[str], rng: Random, *, keywords: bool, exact: bool) -> str:
     """Join two or three mentions, with their places or without."""
     if len(mentions) == 2:
-        return _two(scene, mentions, rng, keywords=keywords)
+        return _two(scene, mentions, rng, keywords=keywords, exact=exact)
     row = sorted(range(3), key=lambda index: scene.things[index].box.centre[0])
     in_a_row = all(scene.relation(row[i], row[i + 1]) == "left of" for i in (0, 1))
     if in_a_row and rng.random() < _PLACE:
         a, b, c = (mentions[index] for index in row)
         return BANK.pick(rng, "row", a=a, b=b, c=c)
-    rng.shuffle(mentions)
+    if exact:
+        centres = [placed.box.centre for placed in scene.things]
+        order = sorted(range(3), key=lambda index: centres[index][::-1])
+        mentions = [mentions[index] for index in order]
+    else:
+        rng.shuffle(mentions)
     a, b, c = mentions
     return f"{a}, {b}, {c}" if keywords else BANK.pick(rng, "three", a=a, b=b, c=c)
 
 
-def _two(scene: Scene, mentions: list[str], rng: Random, *, keywords: bool) -> str:
+def _two(scene: Scene, mentions: list[str], rng: Random, *, keywords: bool, exact: bool) -> str:
     a, b = mentions
     side = scene.relation(0, 1)
-    if side is not None and rng.random() < _PLACE:
+    across = side in ("left of", "right of")
+    if side is not None and ((exact and not across) or rng.random() < _PLACE):
         if side in OPPOSITE:
             a, b, side = b, a, OPPOSITE[side]
-        if rng.random() < 0.78 or side == "above":
+        if rng.random() < 0.78 or side == "above" or exact:
             return BANK.pick(rng, side, a=a, b=b)
         section = "across"
     else:
-        across = side in ("left of", "right of")
         section = "across" if across and rng.random() < 0.5 else "together"
-    if rng.random() < 0.5:
+    if (side == "right of") if exact else (rng.random() < 0.5):
         a, b = b, a
     return f"{a}, {b}" if keywords else BANK.pick(rng, section, a=a, b=b)
 
 
-def _spot(scene: Scene, rng: Random) -> str:
+def _spot(scene: Scene, rng: Random, *, exact: bool) -> str:
     """Tell where a single thing stands that is away from the middle."""
     placed = scene.things[0]
     x, y = placed.box.centre
@@ -154,15 +165,20 @@ def _spot(scene: Scene, rng: Random) -> str:
         *(["top"] if y < 0.5 - _MIDDLE else ["bottom"] if y > 0.5 + _MIDDLE else []),
         *(["left"] if x < 0.5 - _MIDDLE else ["right"] if x > 0.5 + _MIDDLE else []),
     ]
-    if not words or rng.random() > (_SPOT if placed.size == "normal" else 0.4):
+    said = _SPOT if placed.size == "normal" else 0.4
+    if not words or not (exact or rng.random() <= said):
         return ""
     return " " + BANK.pick(rng, " ".join(words))
 
 
-def _background(scene: Scene, rng: Random) -> str:
+def _background(scene: Scene, rng: Random, *, exact: bool) -> str:
     """Tell what lies behind the things, "" where nothing is to be told."""
     background = scene.background
-    if rng.random() >= (_WHITE if background.kind == "white" else _BACKGROUND):
+    said = _WHITE if background.kind == "white" else _BACKGROUND
+    if exact and background.kind != "white":
+        untold = background == BEHIND_PALE and any(p.colour in PALE for p in scene.things)
+        said = 1 - _BACKGROUND if untold else 1.0
+    if rng.random() >= said:
         return ""
     if scene.things[0].thing.alone:
         return ""

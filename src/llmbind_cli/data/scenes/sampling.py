@@ -45,7 +45,11 @@ _PLACES: tuple[BackgroundKind, ...] = (
 )  # fmt: skip
 _PLAIN = tuple(name for name in NAMES if name != "white")
 _SCALE: Mapping[Size, float] = MappingProxyType({"small": 0.6, "normal": 1.0, "large": 1.25})
-_PALE = frozenset({"white"})
+PALE = frozenset({"white"})
+"""Colours that a white background hides."""
+
+BEHIND_PALE = Background("plain", "blue")
+"""What stands behind pale things in steady scenes where nothing is said of it."""
 
 
 def is_held_out_colour(thing: Thing, colour: str) -> bool:
@@ -77,9 +81,9 @@ class SceneSampler:
         held_out: False gives scenes that training may see. True gives only scenes that it may
             not: every colour, or every pair of things, is held out; ``mix`` may then hold the
             kinds ``coloured`` and ``pair`` alone.
-        steady: Draw things at three sizes only (half, three quarters and all of the picture) and
-            at few places: a network that sees pictures in patches of an eighth then meets a thing
-            always cut in the same way, and learns it from fewer pictures.
+        steady: Leave as little to chance as can be: things stand at three sizes only (half, three
+            quarters and all of the picture) and at few places, unturned, in their first look. With
+            captions that leave nothing out, the picture then follows from the words.
 
     Raises:
         ValueError: The mix is empty, has a negative share or a kind that ``held_out`` excludes.
@@ -167,12 +171,14 @@ class SceneSampler:
         background: Background | None = None,
     ) -> Scene:
         low, high = {"small": (0.26, 0.4), "normal": (0.7, 0.96), "large": (0.97, 1.0)}[size]
+        if self._steady and size == "normal":
+            low = high = 0.75
         side = rng.uniform(low, high)
         if thing.alone:
             side = rng.uniform(0.9, 1.0)
         box = self._near(rng, 0.5, 0.5, side, 0.25 if size == "small" else 0.08)
-        placed = _placed_thing(rng, thing, box, colour=colour, size=size)
-        return _scene(rng, (placed,), background)
+        placed = self._placed_thing(rng, thing, box, colour=colour, size=size)
+        return self._scene(rng, (placed,), background)
 
     def _counted(self, rng: Random) -> Scene:
         thing = rng.choice(self._countable)
@@ -183,20 +189,21 @@ class SceneSampler:
             ratio, side = (0.5 if count == 2 else 1.0), 1.0
         box = self._near(rng, 0.5, 0.5, side, 0.05, ratio=ratio)
         colour = self._maybe_colour(rng, thing, 0.3)
-        placed = _placed_thing(rng, thing, box, colour=colour, count=count)
-        return _scene(rng, (placed,), None)
+        placed = self._placed_thing(rng, thing, box, colour=colour, count=count)
+        return self._scene(rng, (placed,), None)
 
     def _placed(self, rng: Random) -> Scene:
         thing = rng.choice(self._companions)
         x, y = rng.choice(_SPOTS)
         box = self._near(rng, x, y, rng.uniform(0.4, 0.52), 0.03)
-        return _scene(rng, (_placed_thing(rng, thing, box),), None)
+        return self._scene(rng, (self._placed_thing(rng, thing, box),), None)
 
     def _together(self, rng: Random, count: int) -> Scene:
         things = self._companionship(rng, count)
         boxes = _layout(rng, count, row=not self._steady)
         sizes: list[Size] = [
-            rng.choice(("small", "large")) if rng.random() < 0.12 else "normal" for _ in things
+            rng.choice(("small", "large")) if not self._steady and rng.random() < 0.12 else "normal"
+            for _ in things
         ]
         placed = []
         for thing, size, (x, y, side) in zip(things, sizes, boxes, strict=True):
@@ -206,9 +213,11 @@ class SceneSampler:
                 several = 2
             box = self._near(rng, x, y, extent, 0.02)
             colour = self._maybe_colour(rng, thing, 0.3)
-            placed.append(_placed_thing(rng, thing, box, colour=colour, size=size, count=several))
+            placed.append(
+                self._placed_thing(rng, thing, box, colour=colour, size=size, count=several)
+            )
         background = _any_background(rng) if rng.random() < 0.2 else None
-        return _scene(rng, tuple(placed), background)
+        return self._scene(rng, tuple(placed), background)
 
     def _companionship(self, rng: Random, count: int) -> list[Thing]:
         """Draw different things, each pair of which is on the wanted side of the hold-out."""
@@ -217,6 +226,52 @@ class SceneSampler:
             pairs = [(a, b) for i, a in enumerate(things) for b in things[i + 1 :]]
             if all(is_held_out_pair(a, b) == self._held_out for a, b in pairs):
                 return things
+
+    def _placed_thing(
+        self,
+        rng: Random,
+        thing: Thing,
+        box: Box,
+        *,
+        colour: str | None = None,
+        size: Size = "normal",
+        count: int = 1,
+    ) -> PlacedThing:
+        flip = may_be_turned(thing) and rng.random() < 0.3
+        look = rng.randrange(len(thing.codes))
+        if self._steady:
+            flip, look = False, 0
+        return PlacedThing(
+            thing=thing, box=box, colour=colour, size=size, count=count, flip=flip, look=look
+        )
+
+    def _scene(
+        self, rng: Random, placed: tuple[PlacedThing, ...], background: Background | None
+    ) -> Scene:
+        """Finish a scene; white things get a background that shows them."""
+        shade = 0.5 if self._steady else rng.random()
+        if placed[0].thing.alone:
+            return Scene(placed, Background(), shade)
+        pale = any(thing.colour in PALE for thing in placed)
+        if background is None:
+            background = Background()
+            if pale:
+                background = _any_background(rng)
+                if self._steady and rng.random() < 0.6:
+                    background = BEHIND_PALE
+            elif not self._steady and rng.random() < 0.06:
+                background = _any_background(rng)
+        same = background.colour is not None and any(
+            background.colour in (thing.colour, *thing.thing.colours) for thing in placed
+        )
+        if same or (pale and background.kind == "snow"):
+            background = Background("night") if pale else Background()
+        return Scene(placed, background, shade)
+
+
+def may_be_turned(thing: Thing) -> bool:
+    """Tell whether a thing looks right mirrored left to right."""
+    return thing.category not in _UNTURNED
 
 
 def _colours(thing: Thing, *, held_out: bool) -> list[str]:
@@ -282,41 +337,6 @@ def _near(
 
 def _nearest(value: float, choices: tuple[float, ...]) -> float:
     return min(choices, key=lambda choice: abs(choice - value))
-
-
-def _placed_thing(
-    rng: Random,
-    thing: Thing,
-    box: Box,
-    *,
-    colour: str | None = None,
-    size: Size = "normal",
-    count: int = 1,
-) -> PlacedThing:
-    return PlacedThing(
-        thing=thing,
-        box=box,
-        colour=colour,
-        size=size,
-        count=count,
-        flip=thing.category not in _UNTURNED and rng.random() < 0.3,
-        look=rng.randrange(len(thing.codes)),
-    )
-
-
-def _scene(rng: Random, placed: tuple[PlacedThing, ...], background: Background | None) -> Scene:
-    """Finish a scene; white things get a background that shows them."""
-    if placed[0].thing.alone:
-        return Scene(placed, Background(), rng.random())
-    pale = any(thing.colour in _PALE for thing in placed)
-    if background is None:
-        background = _any_background(rng) if pale or rng.random() < 0.06 else Background()
-    same = background.colour is not None and any(
-        background.colour in (thing.colour, *thing.thing.colours) for thing in placed
-    )
-    if same or (pale and background.kind == "snow"):
-        background = Background("night") if pale else Background()
-    return Scene(placed, background, rng.random())
 
 
 def _any_background(rng: Random) -> Background:

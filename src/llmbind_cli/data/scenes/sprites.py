@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-_CACHED = 4096
-"""Painted sprites kept in memory: 64 MiB of them at 64 px."""
+_CACHED = 16_384
+"""Most painted sprites kept in memory: 256 MiB of them at 64 px; painting one takes longer than
+drawing a scene."""
 
 
 class Sprites:

@@ -13,7 +13,7 @@ from llmbind_cli.errors import ConfigurationError, UsageError
 from llmbind_cli.generators.base import GeneratorRequest
 from llmbind_cli.generators.image import ImageGenerator
 from llmbind_cli.generators.settings import GeneratorSettings
-from llmbind_cli.generators.small_world import PROMPTS, read_world, reword
+from llmbind_cli.generators.small_world import PROMPTS, SmallWorld, read_small_world, reword
 
 
 def pixels(png):
@@ -48,12 +48,30 @@ def test_a_prompt_is_drawn_as_far_as_it_is_known(capsys, prompt, fits, drawn, to
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "cannot be read"), ("[]", "no more and no less"), ('{"world": "sea"}', "one of scenes")],
+    [
+        ("{", "Invalid JSON"),
+        ("[]", "object"),
+        ('{"world": "sea"}', "world: Input should be 'scenes'"),
+        ('{"world": "scenes", "longest": 0}', "longest: .* greater than 0"),
+        ('{"world": "scenes", "words": 3}', "words: Extra inputs"),
+    ],
 )
 def test_a_world_that_is_none_is_refused(tmp_path, content, message):
     (tmp_path / PROMPTS).write_text(content)
     with pytest.raises(ConfigurationError, match=message):
-        read_world(tmp_path)
+        read_small_world(tmp_path)
+
+
+def test_a_world_may_take_shorter_prompts_than_the_tokenizer(tmp_path, capsys):
+    folder = save_pipeline(tmp_path / "pipeline")
+    content = {"world": "scenes", "longest": 4}
+    (folder / PROMPTS).write_text(json.dumps(content))
+    assert read_small_world(folder) == SmallWorld(**content)
+    generator = ImageGenerator.load(folder, name="tiny")
+    (asked,) = generator.generate([GeneratorRequest(prompt="a cute cat, 4k", seed=1)])
+    (short,) = generator.generate([GeneratorRequest(prompt="cat", seed=1)])
+    assert pixels(asked.payload) == pixels(short.payload)
+    assert "takes shorter prompts; it draws 'cat'" in capsys.readouterr().err
 
 
 def test_a_pipeline_of_the_world_draws_what_it_knows_and_tells_once(tmp_path, capsys):

@@ -34,21 +34,29 @@ class ImageGenerator(PipelineGenerator):
         return "png"
 
     @functools.cached_property
-    def _wordings(self) -> dict[str, str] | None:
-        """Prompt → words for a pipeline of a small world; ``None`` for one that draws anything."""
-        return None if small_world.read_world(self.folder) is None else {}
+    def _world(self) -> small_world.SmallWorld | None:
+        """The small world that the pipeline draws; ``None`` for one that draws anything."""
+        return small_world.read_small_world(self.folder)
+
+    @functools.cached_property
+    def _wordings(self) -> dict[str, str]:
+        """Prompt → words for a pipeline of a small world, so that one prompt is told of once."""
+        return {}
 
     def _wording(self, prompt: str) -> str:
-        known = self._wordings
-        if known is None:
+        if self._world is None:
             return prompt
-        if prompt not in known:  # so that one prompt is told of once
+        known = self._wordings
+        if prompt not in known:
             known[prompt] = small_world.reword(prompt, name=self.name, fits=self._fits)
         return known[prompt]
 
+    def _longest_prompt(self) -> int | None:
+        return None if self._world is None else self._world.longest
+
     def _own_keywords(self) -> dict[str, Any]:
         settings = self._settings
-        if self._wordings is None or settings.width is None:
+        if self._world is None or settings.width is None:
             return {}
         if settings.width != settings.height:
             raise UsageError(
@@ -62,6 +70,6 @@ class ImageGenerator(PipelineGenerator):
 
     def _encode(self, request: GeneratorRequest, values: media.Array) -> bytes:
         levels = media.levels_of(values)
-        if self._wordings is not None and self._settings.width is not None:
+        if self._world is not None and self._settings.width is not None:
             levels = media.resized(levels, self._settings.width)
         return media.png(levels, self._provenance(request))

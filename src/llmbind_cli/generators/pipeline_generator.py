@@ -342,7 +342,11 @@ class PipelineGenerator(ABC):
     def _fits(self, prompt: str) -> bool:
         """Tell whether the pipeline reads all of a prompt."""
         fit = prompt_length(self.pipeline, prompt)
-        return fit is None or fit[0] <= fit[1]
+        return fit is None or fit[0] <= (self._longest_prompt() or fit[1])
+
+    def _longest_prompt(self) -> int | None:
+        """Return the tokens of the longest prompt, where the tokenizer takes longer ones."""
+        return None
 
     def _wording(self, prompt: str) -> str:
         """Return the words for the pipeline, where they differ from those that were asked."""

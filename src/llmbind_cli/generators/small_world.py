@@ -1,25 +1,42 @@
 """Pipelines that draw the things of one small world only, and prompts about other things.
 
-What ``tools/embedded_generator`` trains is such a pipeline. Its folder says so in ``prompts.json``:
-``{"world": "scenes"}``, the things of :mod:`llmbind_cli.data.scenes`.
+What ``tools/embedded_generator`` trains is such a pipeline. Its folder says so in ``prompts.json``,
+``{"world": "scenes", "longest": 32}``: the things of :mod:`llmbind_cli.data.scenes`, in captions of
+so many tokens at most (where ``longest`` is left out, as many as the tokenizer takes).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from llmbind_cli.console import console
 from llmbind_cli.errors import ConfigurationError
 
 PROMPTS = "prompts.json"
-WORLDS = ("scenes",)
 _SHOWN = 6
 """Most unknown words that are listed."""
 
 
-def read_world(folder: Path) -> str | None:
+class SmallWorld(BaseModel):
+    """What the prompts of a pipeline are confined to.
+
+    Attributes:
+        world: Its things: those of :mod:`llmbind_cli.data.scenes`.
+        longest: Tokens of the longest prompt, start and end included; ``None`` leaves it to the
+            tokenizer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    world: Literal["scenes"]
+    longest: PositiveInt | None = None
+
+
+def read_small_world(folder: Path) -> SmallWorld | None:
     """Return the world that a pipeline's prompts are confined to, or ``None``.
 
     Raises:
@@ -29,16 +46,14 @@ def read_world(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict) or content.keys() != {"world"}:
-        raise ConfigurationError(f'{path}: holds {{"world": NAME}}, no more and no less')
-    if content["world"] not in WORLDS:
-        raise ConfigurationError(
-            f"{path}: world must be one of {', '.join(WORLDS)}, got {content['world']!r}"
+        return SmallWorld.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        faults = "; ".join(
+            ": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in error.errors()
         )
-    return str(content["world"])
+        raise ConfigurationError(f"{path}: {faults}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error})") from error
 
 
 def reword(prompt: str, *, name: str, fits: Callable[[str], bool]) -> str:

@@ -27,7 +27,7 @@ def export(work: Path, out: Path, *, eight_bit: bool = True) -> None:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import AutoTokenizer, CLIPTextModel
 
-    from painter.networks import build_scheduler
+    from painter.networks import CAPTION_TOKENS, build_scheduler
 
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(work / "vae"),
@@ -44,7 +44,7 @@ def export(work: Path, out: Path, *, eight_bit: bool = True) -> None:
         tensors = {key: _stored(value, eight_bit) for key, value in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
     _write(out / "sampling.json", {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE})
-    _write(out / "prompts.json", {"world": "scenes"})
+    _write(out / "prompts.json", {"world": "scenes", "longest": CAPTION_TOKENS})
 
 
 def _stored(weight: torch.Tensor, eight_bit: bool) -> torch.Tensor:

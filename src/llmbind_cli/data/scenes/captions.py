@@ -15,8 +15,11 @@ from llmbind_cli.data.scenes.graph import PlacedThing, Scene
 from llmbind_cli.data.scenes.nouns import Noun
 from llmbind_cli.data.scenes.sampling import BEHIND_PALE, PALE
 from llmbind_cli.data.scenes.wording import BANK, EDIBLE, LIVING, OPPOSITE
+from llmbind_cli.data.scenes.world import load_world
 
-_SYNONYM, _CATEGORY_WORD = 0.44, 0.05
+_SYNONYM, _CATEGORY_WORD, _HEADING = 0.44, 0.05, 0.3
+"""How often a thing has another name; the last is for a thing that stands for a category."""
+
 _COLOUR, _OWN_COLOUR, _SIZE, _PLACE, _SPOT = 0.95, 0.05, 0.9, 0.62, 0.92
 """How often a fact is mentioned where it holds: colour, own colour, size, sides, spot."""
 
@@ -96,16 +99,20 @@ def _mention(placed: PlacedThing, rng: Random, *, keywords: bool, exact: bool) -
 
 
 def _noun(placed: PlacedThing, rng: Random, *, exact: bool) -> Noun:
-    """Choose a name: the canonical one, a synonym, now and then, unless exact, a category word.
+    """Choose a name: the canonical one, a synonym, now and then a category word.
 
-    A name that holds a colour does not suit a thing that was painted.
+    A name that holds a colour does not suit a thing that was painted. An exact name is a category
+    word only for the thing that stands for the category.
     """
     thing = placed.thing
-    draw = rng.random()
     nouns: tuple[Noun, ...] = (thing.noun,)
-    if draw < _CATEGORY_WORD and not exact:
-        nouns = thing.category_words
-    elif draw < _CATEGORY_WORD + _SYNONYM:
+    shared = thing.category_words
+    if exact:
+        shared = tuple(noun for noun in shared if load_world().by_phrase[noun.one][0] == thing)
+    draw, often = rng.random(), _HEADING if exact else _CATEGORY_WORD
+    if shared and draw < often:
+        nouns = shared
+    elif draw < often + _SYNONYM:
         nouns = thing.synonyms
     fitting = [
         noun

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -102,20 +103,19 @@ def test_a_batch_follows_from_its_number(batches):
 
 def test_variety_keeps_what_a_caption_tells(batches):
     rng = Random(0)
-    moved = 0
+    tinted = turned = 0
     for scene in batches.scenes(0, 300):
         varied = scenes.vary(scene, rng)
-        assert varied.background == scene.background
-        pairs = list(zip(scene.things, varied.things, strict=True))
-        for before, after in pairs:
-            assert (before.thing, before.colour, before.size, before.count) == (
-                after.thing, after.colour, after.size, after.count
-            )  # fmt: skip
-            moved += before.box != after.box
-        assert len(pairs) == 1 or all(before.box == after.box for before, after in pairs)
-        if len(pairs) == 2:
-            assert varied.relation(0, 1) == scene.relation(0, 1)
-    assert moved > 50
+        assert len(varied.things) == len(scene.things)
+        for before, after in zip(scene.things, varied.things, strict=True):
+            assert replace(after, flip=False) == before
+            turned += after.flip
+            assert varied.background.colour != (before.colour or before.thing.colours[0])
+        if scene.background.kind != "white":
+            assert varied.background == scene.background
+        tinted += varied.background != scene.background
+    assert tinted > 60
+    assert turned > 60
 
 
 def test_a_plan_goes_into_latents_and_back():
@@ -127,7 +127,10 @@ def test_a_plan_goes_into_latents_and_back():
     assert states.shape == (2, networks.TOKENS, networks.WIDTH)
     assert torch.equal(plan.plan_in(states), told)
     # The first place of the plan is the upper left quarter of a quarter.
-    assert set(told[0, 0].tolist()) == set(values[0, :, :2, :2].flatten().tolist())
+    assert set(values[0, :, :2, :2].flatten().tolist()) <= set(told[0, 0].tolist())
+    # The denoiser tells two places with the same content apart.
+    same = plan.plan_of(torch.zeros_like(values))[0]
+    assert len({tuple(place) for place in same.tolist()}) == networks.PLAN_TOKENS
 
 
 def test_a_reader_grows_layers_that_plan(tokenizer):

@@ -11,6 +11,8 @@ python tools/embedded_generator/painter measure PIPELINE JUDGE --report REPORT.j
 python tools/embedded_generator/painter card PIPELINE REPORT.json CEILING.json
 python tools/embedded_generator/painter sheet PIPELINE SHEET.png
 
+``--threads N`` before the stage computes with more than one; the result then differs in rounding.
+
 The long stages, from ``plan`` to ``autoencoder``, go on where they were stopped; ``words`` and
 ``names`` take minutes and start anew. ``plan``, ``denoiser`` and ``autoencoder`` need nothing of
 each other.
@@ -24,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +58,7 @@ SHEET = (
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1, help="threads to compute with")
     stages = parser.add_subparsers(dest="stage", required=True)
     for run, steps in (
         (words, 700), (names, 2400), (plan, 4000), (denoiser, 3000), (together, 3000),
@@ -64,6 +68,8 @@ def main() -> None:
         stage.add_argument("sprites", type=Path)
         stage.add_argument("work", type=Path)
         stage.add_argument("--steps", type=int, default=steps)
+        if run is together:
+            stage.add_argument("--text-lr", type=float, default=5e-4, help="0: it learns no more")
         stage.set_defaults(run=run)
     stage = stages.add_parser("export", help=put_together.__doc__)
     stage.add_argument("work", type=Path)
@@ -88,7 +94,7 @@ def main() -> None:
     stage.add_argument("--prompts", type=Path, help="one prompt a line, in place of the built-in")
     stage.set_defaults(run=sheet)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     torch.manual_seed(SEED)
     arguments.run(arguments)
 
@@ -184,6 +190,9 @@ def _train_denoiser(arguments: argparse.Namespace, unet: Any, text_encoder: Any 
     from painter.networks import build_scheduler
     from painter.training import DenoiserTraining, train_denoiser
 
+    settings = DenoiserTraining(steps=arguments.steps)
+    if text_encoder is not None:  # it has seen variety before
+        settings = replace(settings, varied_from=0.0, text_lr=arguments.text_lr)
     tokenizer, space, batches = _material(arguments)
     train_denoiser(
         unet=unet,
@@ -192,7 +201,7 @@ def _train_denoiser(arguments: argparse.Namespace, unet: Any, text_encoder: Any 
         scheduler=build_scheduler(),
         space=space,
         batches=batches,
-        settings=DenoiserTraining(steps=arguments.steps),
+        settings=settings,
         state=arguments.work / f"{arguments.stage}.pt",
     )
 

@@ -23,7 +23,7 @@ TOKENS = CAPTION_TOKENS + PLAN_TOKENS
 WIDTH = 256
 """Width of the text encoder."""
 
-READING_LAYERS, PLANNING_LAYERS = 3, 2
+READING_LAYERS, PLANNING_LAYERS = 3, 3
 """The first layers read names; the further ones, learnt after them, write the plan."""
 
 _VOCABULARY = 4096

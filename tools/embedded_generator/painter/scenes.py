@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbind_cli.data.scenes.captions import caption
+from llmbind_cli.data.scenes.colours import HUED
 from llmbind_cli.data.scenes.compose import render
-from llmbind_cli.data.scenes.graph import Box, Scene
+from llmbind_cli.data.scenes.graph import Background, Scene
 from llmbind_cli.data.scenes.sampling import Kind, SceneSampler, may_be_turned
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import World
-from painter.latents import SIDE
 
 MIX: Mapping[Kind, float] = {
     "single": 0.22,
@@ -85,10 +85,10 @@ class SceneBatches:
         scenes = self.scenes(number, size)
         return self._drawn(scenes), self._worded(scenes, number)
 
-    def batch(self, number: int, size: int) -> Drawn:
-        """Return all of a batch."""
+    def batch(self, number: int, size: int, *, varied: bool = True) -> Drawn:
+        """Return all of a batch; ``varied`` false takes the plans for the pictures."""
         plans, captions = self.plans(number, size)
-        return Drawn(self.pictures(number, size), plans, captions)
+        return Drawn(self.pictures(number, size) if varied else plans, plans, captions)
 
     def _drawn(self, scenes: list[Scene]) -> NDArray[np.uint8]:
         return np.stack([render(scene, self._sprites, self._size_px)[0] for scene in scenes])
@@ -103,21 +103,22 @@ class SceneBatches:
 
 
 def vary(scene: Scene, rng: Random) -> Scene:
-    """Change what no caption tells.
+    """Change what no caption tells: things may be mirrored, and tones of the background differ.
 
-    Things may be mirrored, tones of the background differ, and a thing that stands alone moves by
-    up to one place of the latents in each direction.
+    Where nothing is told of the background it may have a pale tone that none of the things has.
     """
-    things = [
+    things = tuple(
         replace(placed, flip=may_be_turned(placed.thing) and rng.random() < _TURNED)
         for placed in scene.things
-    ]
-    if len(things) == 1 and things[0].box.width == things[0].box.height == _MOVABLE:
-        left, top = (rng.choice((0, 1, 1, 2)) / SIDE for _ in range(2))
-        things[0] = replace(things[0], box=Box(left, top, left + _MOVABLE, top + _MOVABLE))
-    return replace(scene, things=tuple(things), shade=rng.random())
+    )
+    background, shade = scene.background, rng.random()
+    if background.kind == "white" and rng.random() < _TINTED:
+        taken = {placed.colour or name for placed in things for name in placed.thing.colours}
+        if free := [hue for hue in HUED if hue not in taken]:
+            background, shade = Background("plain", rng.choice(free)), _PALE * shade
+    return Scene(things, background, shade)
 
 
-_TURNED = 0.4
-_MOVABLE = 0.75
-"""Side of a thing that has one place of the latents free around it in steady scenes."""
+_TURNED, _TINTED = 0.4, 0.5
+_PALE = 0.2
+"""Largest shade of a tone that nobody asked for."""

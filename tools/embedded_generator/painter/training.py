@@ -35,12 +35,14 @@ class DenoiserTraining:
         steps: Steps in all.
         batch_size: Pictures a step.
         lr: Highest learning rate of the denoiser.
-        text_lr: Highest learning rate of the text encoder.
+        text_lr: Highest learning rate of the text encoder; 0 leaves it as it is, which is faster.
         warm_up: Steps until the learning rates are reached.
         decay: Share of the steps, at the end, over which they fall to a fiftieth.
         plan_weight: Weight of the plan's error beside the denoiser's.
         plan_noise: Largest standard deviation of the noise on true plans, in place of a text
             encoder's mistakes.
+        varied_from: Share of the steps from which pictures vary in what no caption tells. Before,
+            they are as planned, which is far easier to learn.
         drop: Share of the captions that are left empty, for guidance without a classifier
             (Ho and Salimans, arXiv 2207.12598).
         noise_bias: Power b of t = 1000 · u^b. Below 1 it draws high noise more often, where the
@@ -52,11 +54,12 @@ class DenoiserTraining:
     steps: int
     batch_size: int = 64
     lr: float = 8e-4
-    text_lr: float = 1.5e-4
+    text_lr: float = 5e-4
     warm_up: int = 100
     decay: float = 0.4
-    plan_weight: float = 0.5
+    plan_weight: float = 1.0
     plan_noise: float = 0.6
+    varied_from: float = 0.7
     drop: float = 0.1
     noise_bias: float = 0.7
     average: float = 0.998
@@ -155,7 +158,7 @@ def train_denoiser(
     networks = nn.ModuleDict({"unet": unet}).train()
     if text_encoder is not None:
         text_encoder.set_attn_implementation("eager")
-        networks["text_encoder"] = text_encoder.train()
+        networks["text_encoder"] = text_encoder.train().requires_grad_(settings.text_lr > 0)
     rates = {"unet": settings.lr, "text_encoder": settings.text_lr}
     optimizer = torch.optim.AdamW(
         [{"params": list(network.parameters())} for network in networks.values()],
@@ -171,7 +174,9 @@ def train_denoiser(
     for step in range(first, settings.steps):
         for name, group in zip(networks, optimizer.param_groups, strict=True):
             group["lr"] = rates[name] * settings.share_of_rate(step)
-        drawn = batches.batch(step, settings.batch_size)
+        drawn = batches.batch(
+            step, settings.batch_size, varied=step >= settings.varied_from * settings.steps
+        )
         chance = torch.Generator().manual_seed(step)
         latents = space.encode(drawn.pictures)  # [B, C, 8, 8]
         plan = plan_of(space.encode(drawn.plans))

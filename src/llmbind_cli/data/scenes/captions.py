@@ -39,7 +39,8 @@ def caption(scene: Scene, rng: Random, *, exact: bool = False) -> str:
         rng: Source of chance; the same state gives the same words.
         exact: Leave out nothing that shows: every colour, size, side and spot is told. Things that
             stand side by side may still be named without their sides, from left to right, and
-            three things are named from the top.
+            three things are named from the top. Of a background that is white as no one has
+            thought of it nothing is said; one of a plain white is told.
 
     Returns:
         One caption, without a line break.
@@ -182,9 +183,9 @@ def _background(scene: Scene, rng: Random, *, exact: bool) -> str:
     """Tell what lies behind the things, "" where nothing is to be told."""
     background = scene.background
     said = _WHITE if background.kind == "white" else _BACKGROUND
-    if exact and background.kind != "white":
-        untold = background == BEHIND_PALE and any(p.colour in PALE for p in scene.things)
-        said = 1 - _BACKGROUND if untold else 1.0
+    if exact:
+        pale = background == BEHIND_PALE and any(p.colour in PALE for p in scene.things)
+        said = 0.0 if background.kind == "white" else 1 - _BACKGROUND if pale else 1.0
     if rng.random() >= said:
         return ""
     if scene.things[0].thing.alone:

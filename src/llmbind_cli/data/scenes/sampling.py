@@ -48,6 +48,7 @@ _SCALE: Mapping[Size, float] = MappingProxyType({"small": 0.6, "normal": 1.0, "l
 PALE = frozenset({"white"})
 """Colours that a white background hides."""
 
+_PLAIN_WHITE = Background("plain", "white")
 BEHIND_PALE = Background("plain", "blue")
 """What stands behind pale things in steady scenes where nothing is said of it."""
 
@@ -259,8 +260,8 @@ class SceneSampler:
                 background = _any_background(rng)
                 if self._steady and rng.random() < 0.6:
                     background = BEHIND_PALE
-            elif not self._steady and rng.random() < 0.06:
-                background = _any_background(rng)
+            elif rng.random() < 0.06:
+                background = _PLAIN_WHITE if self._steady else _any_background(rng)
         same = background.colour is not None and any(
             background.colour in (thing.colour, *thing.thing.colours) for thing in placed
         )

@@ -9,9 +9,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from colour_features import colours
 from PIL import Image
 
 from llmbind_cli import app
+from llmbind_cli.evaluation import feature_cache
+from llmbind_cli.metrics.extractors import efficientnet_lite
+
+
+@pytest.fixture(autouse=True)
+def kept_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of extracted features: never the user's, as some extractors here are stand-ins."""
+    place = tmp_path / "kept-features"
+    monkeypatch.setattr(feature_cache, "default_folder", lambda: place)
+    return place
+
+
+@pytest.fixture
+def by_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the colours of a picture in the place of EfficientNet-lite0's features."""
+    monkeypatch.setattr(efficientnet_lite, "load_extractor", lambda **_: torch.nn.Identity())
+    monkeypatch.setattr(efficientnet_lite, "extract", colours)
 
 
 @pytest.fixture

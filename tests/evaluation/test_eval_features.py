@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
-import torch
+from colour_features import colours
 
 from llmbind_cli.errors import ModelNotFoundError
 from llmbind_cli.evaluation import feature_scores
@@ -17,18 +16,6 @@ from llmbind_cli.metrics.kernel_distance import kernel_distance
 from llmbind_cli.metrics.precision_recall import precision_recall
 
 ALL = ("FD-effnet-lite0", "KID-effnet-lite0", "precision", "recall")
-
-
-def colours(_network, pictures):
-    """Mean and deviation of each channel: [B, 6]."""
-    pixels = [np.asarray(picture, dtype=np.float64) / 255 for picture in pictures]
-    return np.stack([np.concatenate([p.mean((0, 1)), p.std((0, 1))]) for p in pixels])
-
-
-@pytest.fixture
-def by_colour(monkeypatch):
-    monkeypatch.setattr(efficientnet_lite, "load_extractor", lambda **_: torch.nn.Identity())
-    monkeypatch.setattr(efficientnet_lite, "extract", colours)
 
 
 def features_of(folder):
@@ -65,13 +52,12 @@ def test_scores_equal_the_functions_on_the_same_features(by_colour, pictures, ru
     assert card["parameters"] == {"subsets": 100, "subset_size": 9, "k": 3, "device": "cpu"}
 
 
-def test_names_and_batches_do_not_matter(by_colour, pictures, run, monkeypatch):
+def test_names_and_batches_do_not_matter(by_colour, pictures, run):
     made, true = pictures("made", n=7, seed=1), pictures("true", n=7, seed=2)
     first = json.loads(run(*options(made, true), "--json")[1])["metrics"]
     for number in range(7):
         (made / f"{number}.png").rename(made / f"x{6 - number}.png")
-    monkeypatch.setattr(feature_scores, "_BATCH_SIZE", 2)
-    second = json.loads(run(*options(made, true), "--json")[1])["metrics"]
+    second = json.loads(run(*options(made, true), "--batch-size", 2, "--json")[1])["metrics"]
     for name in ALL:
         assert second[name]["value"] == pytest.approx(first[name]["value"], rel=1e-9, abs=1e-12)
 
@@ -89,7 +75,7 @@ def test_too_few_samples_are_refused(by_colour, pictures, run, metric, n, least)
     made, true = pictures("made", n=n), pictures("true")
     code, _, error = run("--metric", metric, "--pred", made, "--ref", true)
     assert code == 65
-    assert f"at least {least} pictures a side are needed, got {n} predictions" in error
+    assert f"at least {least} files a side are needed, got {n} predictions" in error
 
 
 def test_every_file_that_is_no_picture_is_listed(by_colour, pictures, run):
@@ -98,7 +84,7 @@ def test_every_file_that_is_no_picture_is_listed(by_colour, pictures, run):
     (true / "0.png").write_bytes((true / "0.png").read_bytes()[:300])
     code, out, error = run(*options(made, true))
     assert (code, out) == (65, "")
-    assert "pictures: 2 inputs cannot be scored" in error
+    assert ": 2 inputs cannot be scored" in error
     assert "clip.mp4: cannot be read as a picture" in error
     assert "true/0.png: cannot be read as a picture" in error
 

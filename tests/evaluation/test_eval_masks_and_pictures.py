@@ -194,11 +194,11 @@ def test_a_report_that_cannot_be_written_fails_first(folder, run, tmp_path):
     ("arguments", "problem"),
     [
         (["--metric", "ciou"], "did you mean cIoU"),
-        (["--metric", "FID"], "no such metric"),
+        (["--metric", "IoU-lite"], "no such metric"),
         (["--metric", "cIoU", "--metric", "cIoU"], "given twice"),
         (["--metric", "cIoU", "--fail-under", "SSIM=1"], "this run gives cIoU only"),
         (["--metric", "PSNR", "--ignore-label", "255"], "is for masks"),
-        (["--metric", "PSNR", "--model", "other"], "loads no bundle"),
+        (["--metric", "PSNR", "--model", "other"], "no bundle is loaded"),
         (["recipe.toml", "--metric", "PSNR"], "the recipe says this"),
     ],
 )

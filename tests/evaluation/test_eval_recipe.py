@@ -56,7 +56,7 @@ def test_a_recipe_runs_and_its_gates_hold(folder, run, tmp_path, monkeypatch):
 def test_wrong_recipes_are_78_and_tell_all_errors(run, tmp_path):
     recipe = tmp_path / "scores.toml"
     for text, problems in (
-        ("a = 1", ["unknown key a; known here: seed, score", "score is required"]),
+        ("a = 1", ["unknown key a; known here: seed, benchmark, make, score", "score is required"]),
         (RECIPE.replace("predictions", "prediction"), [
             "unknown key score.0.prediction; did you mean predictions?",
             "score.0.predictions is required",

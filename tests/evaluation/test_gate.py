@@ -36,7 +36,7 @@ def test_the_direction_is_the_metric_s():
         ("cIoU=high", "'high' is no number"),
         ("cIoU=nan", "must be a number"),
         ("ciou=1", "did you mean cIoU"),
-        ("FID=12", "no such metric"),
+        ("IoU-lite=12", "no such metric"),
     ],
 )
 def test_what_is_no_gate(text, problem):

@@ -56,12 +56,14 @@ def test_a_file_is_what_pytorch_fid_reads_and_writes(tmp_path):
     with np.load(tmp_path / "ours.npz") as content:  # pytorch_fid.fid_score, lines of --save-stats
         np.testing.assert_array_equal(content["mu"][:], running.mean)
         np.testing.assert_array_equal(content["sigma"][:], running.covariance)
-    assert read_statistics(tmp_path / "ours.npz")[2] == 57
+    assert read_statistics(tmp_path / "ours.npz").n == 57
     np.savez_compressed(tmp_path / "theirs.npz", mu=running.mean, sigma=running.covariance)
-    mean, covariance, n = read_statistics(tmp_path / "theirs.npz")
-    np.testing.assert_array_equal(mean, running.mean)
-    np.testing.assert_array_equal(covariance, running.covariance)
-    assert n is None
+    theirs = read_statistics(tmp_path / "theirs.npz")
+    np.testing.assert_array_equal(theirs.mean, running.mean)
+    np.testing.assert_array_equal(theirs.covariance, running.covariance)
+    assert (theirs.n, theirs.extractor) == (None, {})
+    write_statistics(tmp_path / "named.npz", running, extractor={"sha256": "0f", "name": "x"})
+    assert read_statistics(tmp_path / "named.npz").extractor == {"sha256": "0f", "name": "x"}
 
 
 def test_bad_files_and_features_are_refused(tmp_path):

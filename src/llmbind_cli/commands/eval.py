@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from llmbind_cli.commands import flags
 from llmbind_cli.console import console
 
+if TYPE_CHECKING:
+    from llmbind_cli.evaluation.gate import Gate
+    from llmbind_cli.evaluation.run import EvalSettings
+
 _GATE = "NAME=VALUE"
+
+
+class Compat(StrEnum):
+    """Whose digits overlaps have."""
+
+    lisa = "lisa"
 
 
 def eval(
@@ -22,6 +34,22 @@ def eval(
             help="Evaluation recipe: scorings and bounds.",
         ),
     ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="A.json B.json",
+            show_default=False,
+            help="Compare two reports instead: B minus A.",
+        ),
+    ] = None,
+    allow_different_protocols: Annotated[
+        bool,
+        typer.Option(
+            "--allow-different-protocols",
+            help="Compare reports whose figures came about in different ways.",
+        ),
+    ] = False,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,6 +68,28 @@ def eval(
             "--ref", metavar="PATH", show_default=False, help="References: folder or manifest."
         ),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE.jsonl",
+            show_default=False,
+            help="Words to score by, instead of those in a manifest: id, prompt, source.",
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weights",
+            metavar="NAME=SOURCE",
+            show_default=False,
+            help="Weights of an extractor: a file, folder or hf:…, then maybe ,sha256=HASH.",
+        ),
+    ] = None,
+    splits: Annotated[
+        int,
+        typer.Option("--splits", min=1, max=1000, help="Parts of an inception score."),
+    ] = 10,
     ignore_label: Annotated[
         int | None,
         typer.Option(
@@ -50,13 +100,33 @@ def eval(
             help="Leave out the pixels that have this number in a reference mask.",
         ),
     ] = None,
+    compat: Annotated[
+        Compat | None,
+        typer.Option("--compat", show_default=False, help="Give cIoU and gIoU with LISA's digits."),
+    ] = None,
+    extrapolate: Annotated[
+        bool,
+        typer.Option(
+            "--extrapolate",
+            help="Also follow each Fréchet distance to infinitely many predictions.",
+        ),
+    ] = False,
+    save_stats: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-stats",
+            metavar="FILE.npz",
+            show_default=False,
+            help="Keep the statistics of --ref's features, as pytorch-fid does.",
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
             "--report",
             metavar="DIR",
             show_default=False,
-            help="Folder for report.json, report.md, junit.xml and items.jsonl.",
+            help="Folder for the report: JSON, Markdown, JUnit XML, HTML and a line for each item.",
         ),
     ] = None,
     fail_under: Annotated[
@@ -77,8 +147,57 @@ def eval(
             help="Exit with 4 if a figure of which less is better is higher.",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check a recipe and what it needs; run nothing."),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            show_default=False,
+            help="Folder of the data sets that a recipe names as {data}.",
+        ),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            "--work",
+            metavar="DIR",
+            show_default=False,
+            help="Folder for what a recipe makes; llmbind-eval/NAME if not given.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", min=1, max=4096, help="Files that go through an extractor at once."
+        ),
+    ] = 32,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, max=256, help="Threads that decode for an extractor."),
+    ] = 2,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", help="Keep features, or neither read nor keep any."),
+    ] = True,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache-dir",
+            metavar="DIR",
+            show_default=False,
+            help="Folder for features, instead of that of the user's cache.",
+        ),
+    ] = None,
+    cache_size: Annotated[
+        float,
+        typer.Option("--cache-size", metavar="GIB", help="What all kept features may take."),
+    ] = 4.0,
     model: Annotated[
-        str, typer.Option("--model", metavar="BUNDLE", help="No other value: eval loads no bundle.")
+        str, typer.Option("--model", metavar="BUNDLE", help="Bundle that a recipe has make things.")
     ] = flags.EMBEDDED,
     device: Annotated[
         flags.Device, typer.Option("--device", help="Where the extractor of features runs.")
@@ -100,55 +219,141 @@ def eval(
     offline: flags.Offline = False,
     debug: flags.Debug = False,
 ) -> None:
-    """Score files beside references. Nothing is generated: it reads what is there."""
+    """Score files beside references, run evaluation recipes, compare two reports."""
     console.configure(quiet=quiet, json=json, debug=debug)
-    if model != flags.EMBEDDED or dtype is not flags.Dtype.auto:
-        name = "--model" if model != flags.EMBEDDED else "--dtype"
-        raise typer.BadParameter("eval scores files and loads no bundle", param_hint=name)
-    inputs = _inputs(recipe, metric, pred, ref, ignore_label)
+    if dtype is not flags.Dtype.auto:
+        raise typer.BadParameter("extractors use float32", param_hint="--dtype")
+    if model != flags.EMBEDDED and recipe is None:
+        raise typer.BadParameter("without a recipe no bundle is loaded", param_hint="--model")
+    asked = _Asked(
+        recipe=recipe,
+        compare=compare,
+        metric=metric or [],
+        pred=pred,
+        ref=ref,
+        prompts=prompts,
+        ignore_label=ignore_label,
+        compat=compat.value if compat else None,
+        save_stats=save_stats,
+    )
+    mode = asked.mode(dry_run=dry_run, extrapolate=extrapolate)
 
     from llmbind_cli.evaluation.gate import parse_gate
-    from llmbind_cli.evaluation.run import EvalSettings, Scoring, run_eval
 
     gates = [parse_gate("--fail-under", text) for text in fail_under or []]
     gates += [parse_gate("--fail-over", text) for text in fail_over or []]
-    settings = EvalSettings(seed=seed or 0, device=device.value, offline=offline, report=report)
-    if inputs is None:
-        from llmbind_cli.evaluation.recipe_run import run_recipe
-        from llmbind_cli.recipes.locate import find_recipe
+    if compare is not None:
+        from llmbind_cli.evaluation.comparison import run_comparison
 
-        run_recipe(find_recipe(recipe or ""), gates, settings, seed=seed)
-    else:
-        names, predictions, references = inputs
-        scoring = Scoring(
-            metrics=names,
-            predictions=predictions,
-            references=references,
-            ignore_label=ignore_label,
+        run_comparison(
+            *compare,
+            gates,
+            allow_different=allow_different_protocols,
+            seed=seed or 0,
+            report=report,
         )
-        run_eval([scoring], gates, settings)
+        return
 
+    from llmbind_cli.evaluation.feature_cache import GIB, FeatureCache, default_folder
+    from llmbind_cli.evaluation.features import ExtractionSettings
+    from llmbind_cli.evaluation.processes import joined
+    from llmbind_cli.evaluation.run import EvalSettings
+    from llmbind_cli.metrics.extractors.published import parse_weights
 
-def _inputs(
-    recipe: str | None,
-    metric: list[str] | None,
-    pred: Path | None,
-    ref: Path | None,
-    ignore_label: int | None,
-) -> tuple[list[str], Path, Path] | None:
-    """Return what to score, or ``None`` where a recipe says it."""
-    named = {"--metric": metric, "--pred": pred, "--ref": ref}
-    if recipe is not None:
-        given = [
-            name for name, value in (named | {"--ignore-label": ignore_label}).items() if value
-        ]
-        if given:
-            raise typer.BadParameter("the recipe says this", param_hint=given[0])
-        return None
-    if metric and pred is not None and ref is not None:
-        return metric, pred, ref
-    missing = ", ".join(name for name, value in named.items() if not value)
-    raise typer.BadParameter(
-        f"give RECIPE.toml, or --metric, --pred and --ref; missing: {missing}",
-        param_hint="RECIPE.toml",
+    kept = None
+    if cache:
+        budget_bytes = int(cache_size * GIB)
+        kept = FeatureCache(folder=cache_dir or default_folder(), budget_bytes=budget_bytes)
+    settings = EvalSettings(
+        seed=seed or 0,
+        device=device.value,
+        offline=offline,
+        report=report,
+        extraction=ExtractionSettings(batch_size=batch_size, workers=workers, cache=kept),
+        extrapolate=extrapolate,
+        save_statistics=save_stats,
+        weights=parse_weights(weights or []),
+        splits=splits,
     )
+    with joined():
+        if mode == "recipe":
+            from llmbind_cli.evaluation.recipe_run import RecipeSettings, run_recipe
+            from llmbind_cli.recipes.locate import find_recipe
+
+            places = RecipeSettings(
+                data=data, work=work, model=model, dry_run=dry_run, seed=seed, resume=cache
+            )
+            run_recipe(find_recipe(recipe or ""), gates, settings, places)
+        else:
+            _score(asked, mode, gates, settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is to be scored, as the command line says it."""
+
+    recipe: str | None
+    compare: tuple[Path, Path] | None
+    metric: list[str]
+    pred: Path | None
+    ref: Path | None
+    prompts: Path | None
+    ignore_label: int | None
+    compat: Literal["lisa"] | None
+    save_stats: Path | None
+
+    def mode(self, *, dry_run: bool, extrapolate: bool) -> Literal["recipe", "score", "statistics"]:
+        """Check that the options fit together, and return what they ask for."""
+        own: dict[str, object] = {
+            "--metric": self.metric,
+            "--pred": self.pred,
+            "--ref": self.ref,
+            "--prompts": self.prompts,
+            "--ignore-label": self.ignore_label,
+            "--compat": self.compat,
+            "--save-stats": self.save_stats,
+            "--extrapolate": extrapolate,
+        }
+        given = [name for name, value in own.items() if value]
+        if self.compare is not None:
+            given = [*(["RECIPE.toml"] if self.recipe else []), *given]
+            if given:
+                raise typer.BadParameter("scores, and --compare does not", param_hint=given[0])
+            return "score"
+        if self.recipe is not None:
+            if given:
+                raise typer.BadParameter("the recipe says this", param_hint=given[0])
+            return "recipe"
+        if dry_run:
+            raise typer.BadParameter("needs RECIPE.toml", param_hint="--dry-run")
+        if self.metric and self.ref is not None and self.save_stats is not None and not self.pred:
+            return "statistics"
+        from llmbind_cli.evaluation.metric_table import takes_references
+
+        needed = ["--metric", "--pred", *(["--ref"] if takes_references(self.metric) else [])]
+        if missing := [name for name in needed if not own[name]]:
+            raise typer.BadParameter(
+                "give RECIPE.toml, or --metric, --pred and --ref, or --compare; missing: "
+                f"{', '.join(missing)}",
+                param_hint="RECIPE.toml",
+            )
+        return "score"
+
+
+def _score(asked: _Asked, mode: str, gates: list[Gate], settings: EvalSettings) -> None:
+    from llmbind_cli.evaluation.run import Scoring, run_eval, save_statistics
+
+    if mode == "statistics":
+        if gates:
+            raise typer.BadParameter("there is no figure without --pred", param_hint="--fail-over")
+        save_statistics(asked.metric, asked.ref or Path(), settings)
+        return
+    scoring = Scoring(
+        metrics=asked.metric,
+        predictions=asked.pred or Path(),
+        references=asked.ref,
+        prompts=asked.prompts,
+        ignore_label=asked.ignore_label,
+        compat=asked.compat,
+    )
+    run_eval([scoring], gates, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmbind_cli.errors import InputDataError
+from llmbind_cli.evaluation import processes
 
 SHOWN = 50
 """How many faults or ids a message lists; the rest is counted."""
@@ -22,6 +23,10 @@ class FaultList:
     def add(self, fault: str | Exception) -> None:
         """Note one fault, in one line."""
         self.faults.append(" ".join(str(fault).split()))
+
+    def exchange(self) -> None:
+        """Take up the faults that the other processes found."""
+        self.faults = [fault for own in processes.exchange(self.faults) for fault in own]
 
     def raise_if_any(self) -> None:
         """End the scoring if there is any fault.

@@ -31,12 +31,14 @@ class MediaSet:
         path: The folder or manifest as the user named it.
         kind: ``folder`` or ``manifest``.
         files: Id → file, sorted by id.
+        digests: Id → SHA-256 of its file, in the same order.
         sha256: Over the ids and the hashes of the files; see :func:`digest_of`.
     """
 
     path: str
     kind: Literal["folder", "manifest"]
     files: dict[str, Path]
+    digests: dict[str, str]
     sha256: str
 
 
@@ -50,12 +52,11 @@ def read_media_set(path: Path) -> MediaSet:
         InputDataError: It is missing or empty, two files share an id, a manifest line is broken
             or tells of a failure, or a file is missing or not the one that the manifest hashed.
     """
-    if path.is_dir():
-        manifests = sorted(path.glob(_MANIFESTS))
-        found = list(_of_manifests(manifests) if manifests else _of_folder(path))
-    elif path.is_file() and path.suffix == _SUFFIX:
-        manifests = [path]
+    manifests = manifests_of(path)
+    if manifests:
         found = list(_of_manifests(manifests))
+    elif path.is_dir():
+        found = list(_of_folder(path))
     elif path.exists():
         raise InputDataError(f"{path}: give a folder, or a manifest that ends in {_SUFFIX}")
     else:
@@ -77,8 +78,23 @@ def read_media_set(path: Path) -> MediaSet:
         path=str(path),
         kind="manifest" if manifests else "folder",
         files=files,
+        digests=digests,
         sha256=digest_of(digests),
     )
+
+
+def manifests_of(path: Path) -> list[Path]:
+    """Give the manifests that a folder holds, or the one that the path is itself."""
+    if path.is_file() and path.suffix == _SUFFIX:
+        return [path]
+    return sorted(path.glob(_MANIFESTS)) if path.is_dir() else []
+
+
+def count_items(path: Path) -> int | None:
+    """Count what a folder or a file of lines holds, without reading it; ``None`` for others."""
+    if manifests := manifests_of(path):
+        return len({fields["id"] for m in manifests for _, fields in last_lines(m)})
+    return sum(1 for _ in _of_folder(path)) if path.is_dir() else None
 
 
 def digest_of(digests: dict[str, str]) -> str:
@@ -145,16 +161,16 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Path]]:
 def _of_manifests(manifests: list[Path]) -> Iterator[tuple[str, Path]]:
     for manifest in manifests:
         faults = FaultList(place=str(manifest))
-        for place, fields in _last_lines(manifest):
+        for place, fields in last_lines(manifest):
             try:
-                yield from _of_line(fields, manifest.parent, place)
+                yield from files_of_line(fields, manifest.parent, place)
             except InputDataError as error:
                 faults.add(error)
         faults.raise_if_any()
 
 
-def _last_lines(manifest: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Give the lines that count: a rerun appends what became of a call after the earlier line."""
+def last_lines(manifest: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Give the lines of a manifest that count: a rerun appends its own after the earlier ones."""
     kept: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
     for place, fields in json_lines(manifest):
         if fields.get("status") == "ok":
@@ -166,7 +182,12 @@ def _last_lines(manifest: Path) -> list[tuple[str, dict[str, Any]]]:
     return list(kept.values())
 
 
-def _of_line(fields: dict[str, Any], folder: Path, place: str) -> Iterator[tuple[str, Path]]:
+def files_of_line(fields: dict[str, Any], folder: Path, place: str) -> Iterator[tuple[str, Path]]:
+    """Yield id and file of each file of a manifest's line.
+
+    Raises:
+        InputDataError: The line tells of a failure or has no files, or one is missing or altered.
+    """
     item, status = fields["id"], fields.get("status")
     if status != "ok":
         error = fields.get("error")
@@ -196,6 +217,18 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         InputDataError: The file cannot be read, or a line is no JSON object with a text ``id``.
     """
+    for place, fields in json_objects(path):
+        if not isinstance(fields.get("id"), str):
+            raise InputDataError(f"{place}: is no JSON object with a text id")
+        yield place, fields
+
+
+def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ``file:line`` and object of each line; empty lines are passed over.
+
+    Raises:
+        InputDataError: The file cannot be read, or a line is no JSON object.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -207,6 +240,6 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             fields = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise InputDataError(f"{path}:{number}: is no JSON: {error}") from error
-        if not isinstance(fields, dict) or not isinstance(fields.get("id"), str):
+        if not isinstance(fields, dict):
             raise InputDataError(f"{path}:{number}: is no JSON object with a text id")
         yield f"{path}:{number}", fields

@@ -1,4 +1,4 @@
-"""Scores of pairs: masks beside their targets, and pictures beside the true ones.
+"""Scores of pairs: pictures beside the true ones.
 
 Every fault of the inputs is collected and told at once; a set with a fault gets no score.
 """
@@ -14,81 +14,16 @@ import numpy as np
 
 from llmbind_cli.console import console
 from llmbind_cli.errors import InputDataError
+from llmbind_cli.evaluation import processes
 from llmbind_cli.evaluation.faults import FaultList
-from llmbind_cli.evaluation.mask_files import prediction_of, read_mask, target_of
-from llmbind_cli.evaluation.scores import FamilyScores, Score, interval_of
+from llmbind_cli.evaluation.scores import FamilyScores, Panel, Score, interval_of
 from llmbind_cli.inference.pictures import read_picture
-from llmbind_cli.metrics.iou import PairCounts, combine, pair_counts
 from llmbind_cli.metrics.psnr import psnr
 from llmbind_cli.metrics.ssim import ssim
 
 Pairs = Sequence[tuple[str, Path, Path]]
 
-_MASKS = (
-    "the numbers of one-channel pictures, EXIF applied; 0 is background, every other number "
-    "foreground, but for the ignored label of references"
-)
 _PICTURES = "8-bit sRGB, first frame, EXIF applied, transparency on white; never resized"
-
-
-def score_masks(pairs: Pairs, *, ignore_label: int | None, seed: int) -> FamilyScores:
-    """Score predicted masks.
-
-    Args:
-        pairs: Id, prediction and reference.
-        ignore_label: Number of the reference pixels that are left out; ``None``: none are.
-        seed: Of the bootstrap.
-
-    Raises:
-        InputDataError: A file is no mask, or sizes differ (fault 57).
-    """
-    faults = FaultList(place="masks")
-    counts: dict[str, PairCounts] = {}
-    foregrounds: dict[int, Path] = {}
-    for item, made, true in console.progress(pairs, desc="masks", unit="pair"):
-        try:
-            prediction = prediction_of(read_mask(made), made)
-            target, values = target_of(read_mask(true), true, ignore_label=ignore_label)
-            _require_one_size(made, prediction.shape, true, target.shape)
-        except InputDataError as error:
-            faults.add(error)
-            continue
-        foregrounds |= {value: true for value in values if value not in foregrounds}
-        counts[item] = pair_counts(prediction, target)
-    if len(foregrounds) > 1 and ignore_label is None:
-        seen = ", ".join(f"{value} in {path.name}" for value, path in sorted(foregrounds.items()))
-        faults.add(
-            f"references: foreground is {seen}; if one of them marks pixels to leave out, name it "
-            "with --ignore-label"
-        )
-    faults.raise_if_any()
-    result = combine(counts.values())
-    intersections = [pair.intersection for pair in counts.values()]
-    unions = [pair.union for pair in counts.values()]
-    ious = [pair.iou for pair in counts.values()]
-    empty = ("no reference has a pixel of foreground",) if not foregrounds else ()
-    return FamilyScores(
-        scores={
-            "cIoU": Score(
-                value=result.ciou,
-                n=result.n,
-                interval=interval_of(intersections, unions, seed=seed),
-                notes=empty,
-            ),
-            "gIoU": Score(
-                value=result.giou,
-                n=result.n,
-                interval=interval_of(ious, seed=seed),
-                notes=empty,
-            ),
-        },
-        items=[
-            {"id": item, "intersection": pair.intersection, "union": pair.union, "iou": pair.iou}
-            for item, pair in counts.items()
-        ],
-        preprocessing=_MASKS,
-        parameters={"ignore_label": ignore_label},
-    )
 
 
 def score_pictures(pairs: Pairs, *, metrics: Sequence[str], seed: int) -> FamilyScores:
@@ -105,7 +40,9 @@ def score_pictures(pairs: Pairs, *, metrics: Sequence[str], seed: int) -> Family
     faults = FaultList(place="pictures")
     functions = {"PSNR": psnr, "SSIM": ssim}
     rows: list[dict[str, Any]] = []
-    for item, made, true in console.progress(pairs, desc="pictures", unit="pair"):
+    files = {item: (made, true) for item, made, true in pairs}
+    own = processes.share(pairs)
+    for item, made, true in console.progress(own, desc="pictures", unit="pair"):
         try:
             pixels = [np.asarray(read_picture(path)) for path in (made, true)]
             _require_one_size(made, pixels[0].shape, true, pixels[1].shape)
@@ -114,7 +51,9 @@ def score_pictures(pairs: Pairs, *, metrics: Sequence[str], seed: int) -> Family
             faults.add(error)
         except ValueError as error:
             faults.add(f"{made}: {error}")
+    faults.exchange()
     faults.raise_if_any()
+    rows = processes.gather(rows)
     return FamilyScores(
         scores={name: _mean_score([row[name] for row in rows], seed) for name in metrics},
         items=[
@@ -122,6 +61,11 @@ def score_pictures(pairs: Pairs, *, metrics: Sequence[str], seed: int) -> Family
             for row in rows
         ],
         preprocessing=_PICTURES,
+        ranked_by=(metrics[0], True),
+        show=lambda item: [
+            Panel(caption=name, picture=read_picture(path))
+            for name, path in zip(("prediction", "reference"), files[item], strict=True)
+        ],
     )
 
 

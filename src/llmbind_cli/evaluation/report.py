@@ -31,11 +31,12 @@ class DataCard(_Part):
     """Files that were scored, or scored against."""
 
     path: str
-    kind: Literal["folder", "manifest", "lines"]
+    kind: Literal["folder", "manifest", "lines", "rle", "statistics"]
     sha256: str = Field(
-        description="of the lines HASH  ID of all files; of a file of lines its own"
+        description="of the lines HASH  ID of all files; of a file of lines, run-length encoded "
+        "masks or statistics its own"
     )
-    count: int
+    count: int | None = Field(description="null for statistics that do not tell it")
 
 
 class Backbone(_Part):
@@ -59,7 +60,8 @@ class ScoringCard(_Part):
     name: str | None
     metrics: list[MetricCard]
     predictions: DataCard
-    references: DataCard
+    references: DataCard | None
+    prompts: DataCard | None = None
     preprocessing: str
     backbone: Backbone | None
     parameters: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from llmbind_cli.evaluation.report import DataCard, GateEntry, MetricEntry, Report, ScoringCard
@@ -14,19 +15,45 @@ def table(report: Report) -> str:
     """Return the figures as a table for a terminal."""
     rows = [("metric", "", "value", "95 % interval", "n")]
     rows += [
-        (name, _arrow(entry), _value(entry), _interval(entry), str(entry.n))
+        (name, arrow(entry), value_text(entry), interval_text(entry), str(entry.n))
         for name, entry in report.metrics.items()
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = [
+    lines = aligned(rows, left=(0, 1))
+    lines += [
+        f"{'passed' if gate.passed else 'FAILED'}: {gate_rule(gate)}" for gate in report.gates
+    ]
+    return "\n".join([*lines, *difference_lines(report)])
+
+
+def difference_lines(report: Report) -> list[str]:
+    """Word the differences between the scorings of a recipe, a line each."""
+    lines = []
+    for name, entry in report.details.get("differences", {}).items():
+        if entry["difference"] is None:
+            lines.append(f"{name}: none")
+            continue
+        words = f"{name}: {entry['difference']:+.4g}"
+        if entry["interval"] is not None:
+            words += " ({:+.3g} – {:+.3g}, {})".format(*entry["interval"], entry["method"])
+        lines.append(f"{words}: {entry['verdict']}" if entry["verdict"] else words)
+    return lines
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> list[str]:
+    """Return the lines of a table for a terminal.
+
+    Args:
+        rows: Texts, as many in each.
+        left: Columns that are set to the left; the others are set to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
         "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            text.ljust(width) if column in left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
-    lines += [f"{'passed' if gate.passed else 'FAILED'}: {_rule(gate)}" for gate in report.gates]
-    return "\n".join(lines)
 
 
 def markdown(report: Report) -> str:
@@ -40,26 +67,29 @@ def markdown(report: Report) -> str:
         "|---|---:|---:|---:|",
     ]
     lines += [
-        f"| {_cell(name)} {_arrow(entry)} | {_value(entry)} | {_interval(entry)} | {entry.n} |"
+        f"| {cell(name)} {arrow(entry)} | {value_text(entry)} | {interval_text(entry)} | "
+        f"{entry.n} |"
         for name, entry in report.metrics.items()
     ]
     if report.gates:
         lines += ["", "| gate | value | |", "|---|---:|---|"]
         lines += [
-            f"| {_cell(gate.metric)} {gate.rule} {gate.bound:.6g} | {_number(gate.value)} | "
+            f"| {cell(gate.metric)} {gate.rule} {gate.bound:.6g} | {number(gate.value)} | "
             f"{'passed' if gate.passed else '**failed**'} |"
             for gate in report.gates
         ]
     notes = [
-        f"- {_cell(name)}: {_cell(note)}"
+        f"- {cell(name)}: {cell(note)}"
         for name, entry in report.metrics.items()
         for note in entry.notes
     ]
     lines += ["", *notes] if notes else []
+    differences = [f"- {cell(line)}" for line in difference_lines(report)]
+    lines += ["", *differences] if differences else []
     for scoring in report.protocol.scorings:
         lines += ["", *_protocol_lines(scoring)]
     facts = ", ".join(f"{name} {version}" for name, version in report.environment.items())
-    lines += ["", f"Seed {report.protocol.seed}; {_cell(facts)}."]
+    lines += ["", f"Seed {report.protocol.seed}; {cell(facts)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -81,7 +111,7 @@ def junit(report: Report) -> bytes:
             suite, "testcase", {"classname": "llmbind.eval", "name": _xml(_rule_name(gate))}
         )
         if not gate.passed:
-            ET.SubElement(case, "failure", {"message": _xml(_rule(gate))})
+            ET.SubElement(case, "failure", {"message": _xml(gate_rule(gate))})
         _system_out(case, gate.metric, report)
     for name in free:
         case = ET.SubElement(suite, "testcase", {"classname": "llmbind.eval", "name": _xml(name)})
@@ -94,27 +124,31 @@ def junit(report: Report) -> bytes:
 def _system_out(case: ET.Element, name: str, report: Report) -> None:
     entry = report.metrics.get(name)
     if entry is not None:
-        words = [f"{name} = {_value(entry)}, n = {entry.n}", *entry.notes]
+        words = [f"{name} = {value_text(entry)}, n = {entry.n}", *entry.notes]
         ET.SubElement(case, "system-out").text = _xml("\n".join(words))
 
 
 def _protocol_lines(scoring: ScoringCard) -> list[str]:
-    lines = [f"**Protocol{f' of {_cell(scoring.name)}' if scoring.name else ''}**", ""]
-    lines += [f"- {_cell(metric.name)}: {_cell(metric.definition)}" for metric in scoring.metrics]
+    lines = [f"**Protocol{f' of {cell(scoring.name)}' if scoring.name else ''}**", ""]
+    lines += [f"- {cell(metric.name)}: {cell(metric.definition)}" for metric in scoring.metrics]
     lines += [f"- predictions: {_data(scoring.predictions)}"]
-    lines += [f"- references: {_data(scoring.references)}"]
-    lines += [f"- preprocessing: {_cell(scoring.preprocessing)}"]
+    if scoring.references is not None:
+        lines += [f"- references: {_data(scoring.references)}"]
+    if scoring.prompts is not None:
+        lines += [f"- prompts: {_data(scoring.prompts)}"]
+    lines += [f"- preprocessing: {cell(scoring.preprocessing)}"]
     if scoring.backbone is not None:
         lines += [f"- backbone: {scoring.backbone.name}, sha256 `{scoring.backbone.sha256}`"]
     settings = ", ".join(f"{key} = {value}" for key, value in scoring.parameters.items())
-    return [*lines, f"- settings: {_cell(settings)}"] if settings else lines
+    return [*lines, f"- settings: {cell(settings)}"] if settings else lines
 
 
 def _data(card: DataCard) -> str:
-    return f"{_cell(card.path)} ({card.kind}, {card.count}, sha256 `{card.sha256}`)"
+    count = "count unknown" if card.count is None else card.count
+    return f"{cell(card.path)} ({card.kind}, {count}, sha256 `{card.sha256}`)"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Keep a text from ending a cell or a line, and from being read as HTML or a mention."""
     flat = " ".join(text.split()).replace("\\", "\\\\")
     for character, written in (("|", "\\|"), ("<", "&lt;"), ("`", "\\`"), ("@", "&#64;")):
@@ -126,22 +160,26 @@ def _xml(text: str) -> str:
     return text.translate(_NO_XML).encode("utf-8", "replace").decode("utf-8")
 
 
-def _arrow(entry: MetricEntry) -> str:
+def arrow(entry: MetricEntry) -> str:
+    """Return ↑ where more is better, else ↓."""
     return "↑" if entry.higher_is_better else "↓"
 
 
-def _value(entry: MetricEntry) -> str:
+def value_text(entry: MetricEntry) -> str:
+    """Word a figure, with its spread where it has one."""
     if entry.value is None:
         return "∞" if any(note.startswith("infinite") for note in entry.notes) else "none"
     spread = f" ± {entry.std:.2g}" if entry.std is not None else ""
-    return _number(entry.value) + spread
+    return number(entry.value) + spread
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Word a figure."""
     return "none" if value is None else f"{value:.6g}"
 
 
-def _interval(entry: MetricEntry) -> str:
+def interval_text(entry: MetricEntry) -> str:
+    """Word an interval; empty where there is none."""
     return "" if entry.interval is None else "{:.4g} – {:.4g}".format(*entry.interval)
 
 
@@ -149,5 +187,6 @@ def _rule_name(gate: GateEntry) -> str:
     return f"{gate.metric} {gate.rule} {gate.bound:.6g}"
 
 
-def _rule(gate: GateEntry) -> str:
-    return f"{gate.metric} is {_number(gate.value)}, must be {gate.rule} {gate.bound:.6g}"
+def gate_rule(gate: GateEntry) -> str:
+    """Word a gate and its figure."""
+    return f"{gate.metric} is {number(gate.value)}, must be {gate.rule} {gate.bound:.6g}"

@@ -10,7 +10,7 @@ from typing import Any
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.evaluation.faults import FaultList, listed
 from llmbind_cli.evaluation.media_set import json_lines, require_same_ids
-from llmbind_cli.evaluation.scores import FamilyScores, Score, interval_of
+from llmbind_cli.evaluation.scores import FamilyScores, Panel, Score, interval_of
 from llmbind_cli.metrics.routing import TASKS, RoutedRequest, route, score_of
 
 _PLAN_FIELDS = ("task", "status", "prompt")
@@ -47,8 +47,44 @@ def score_routing(plan: Path, requests: Path, *, seed: int) -> FamilyScores:
                 for (expected, got), count in sorted(result.confusion.items())
             },
             "wrong": result.wrong,
-        },
+        }
+        | ({"router_load": load} if (load := _router_load(lines, routed)) else {}),
+        show=lambda item: _panels(item, rows, lines),
     )
+
+
+def _router_load(
+    lines: list[dict[str, Any]], routed: list[RoutedRequest]
+) -> dict[str, dict[str, list[float]]]:
+    """Mean over the requests of each task of the loads that their plans tell, router by router.
+
+    A line may have ``router_load``: router → share of its tokens whose first choice each expert is.
+    """
+    expected = {request.id: request.expected for request in routed}
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    seen = set()
+    for line in lines:
+        if not isinstance(line.get("router_load"), dict) or line["id"] in seen:
+            continue
+        seen.add(line["id"])
+        for router, shares in line["router_load"].items():
+            found.setdefault(expected[line["id"]], {}).setdefault(router, []).append(shares)
+    return {
+        task: {
+            router: [sum(column) / len(column) for column in zip(*rows, strict=True)]
+            for router, rows in routers.items()
+        }
+        for task, routers in sorted(found.items())
+    }
+
+
+def _panels(item: str, rows: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Panel]:
+    asked = next((row for row in rows if row["id"] == item), {})
+    calls = [f"{line['task']}: {line['prompt']}" for line in lines if line["id"] == item]
+    return [
+        Panel(caption="request", words=str(asked.get("prompt", ""))),
+        Panel(caption="made", words="\n".join(calls)),
+    ]
 
 
 def _figures(routed: list[RoutedRequest], seed: int) -> dict[str, Score]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbind_cli.metrics.bootstrap import Interval, bootstrap_interval
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,21 @@ class Score:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """What a page shows of an item: a picture, or words.
+
+    Attributes:
+        caption: What it is.
+        picture: Of mode ``RGB`` or ``L``; ``None`` for words.
+        words: The user's or the model's.
+    """
+
+    caption: str
+    picture: Image | None = None
+    words: str = ""
+
+
 @dataclass(kw_only=True)
 class FamilyScores:
     """The figures of one pass over the inputs.
@@ -39,6 +57,9 @@ class FamilyScores:
         parameters: Settings that the figures depend on.
         preprocessing: What was done to each file before it was scored.
         backbone: Name, source and hash of the network; ``None`` without one.
+        ranked_by: Column of the items by which the worst and the best are shown, and whether more
+            of it is better; ``None``: none are shown.
+        show: Gives the panels of an item by its id.
     """
 
     scores: dict[str, Score]
@@ -47,6 +68,8 @@ class FamilyScores:
     details: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, str] | None = None
+    ranked_by: tuple[str, bool] | None = None
+    show: Callable[[str], list[Panel]] | None = None
 
 
 def interval_of(

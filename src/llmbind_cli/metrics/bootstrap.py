@@ -6,9 +6,12 @@ covers the chance of which items were scored, and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+Array = np.ndarray[Any, Any]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -51,17 +54,58 @@ def bootstrap_interval(
     """
     tops = np.asarray(numerators, dtype=np.float64)
     bottoms = np.ones_like(tops) if denominators is None else np.asarray(denominators, np.float64)
-    if tops.ndim != 1 or not len(tops) or bottoms.shape != tops.shape:
-        raise ValueError(f"figures must be [n], n ≥ 1, got {tops.shape} and {bottoms.shape}")
+    return _interval([(tops, bottoms, 1)], level, resamples, seed)
+
+
+def paired_bootstrap_interval(
+    before: tuple[Any, Any],
+    after: tuple[Any, Any],
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int,
+) -> Interval:
+    """Bound the difference of two quotients of sums over the same items, after minus before.
+
+    Each draw takes the same items of both, so what makes an item hard or easy for both falls out.
+
+    Args:
+        before: Numerators and denominators, [n] each, as in :func:`bootstrap_interval`.
+        after: Those of the same items in the same order.
+        level: Share of draws between the bounds, in (0, 1).
+        resamples: How many times items are drawn.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: There is no item, shapes differ, or a setting is out of range.
+    """
+    sides = [
+        (np.asarray(top, np.float64), np.asarray(bottom, np.float64), sign)
+        for (top, bottom), sign in ((before, -1), (after, 1))
+    ]
+    return _interval(sides, level, resamples, seed)
+
+
+def _interval(
+    sides: Sequence[tuple[Array, Array, int]], level: float, resamples: int, seed: int
+) -> Interval:
+    """Bound the sum of sign · Σ tops / Σ bottoms over the sides, drawing the same items of all."""
+    n = len(sides[0][0]) if sides[0][0].ndim else 0
+    shapes = [array.shape for top, bottom, _ in sides for array in (top, bottom)]
+    if not n or set(shapes) != {(n,)}:
+        raise ValueError(f"figures must be [n], n ≥ 1, got {' and '.join(map(str, shapes))}")
     if not 0 < level < 1 or resamples < 1:
         raise ValueError(f"level must be in (0, 1), resamples ≥ 1, got {level}, {resamples}")
     generator = np.random.default_rng(seed)
     figures: list[float] = []
     while len(figures) < resamples:
-        rows = min(resamples - len(figures), max(1, _VALUES_AT_ONCE // len(tops)))
-        drawn = generator.integers(0, len(tops), size=(rows, len(tops)))
-        top, bottom = tops[drawn].sum(axis=1), bottoms[drawn].sum(axis=1)
-        figures += np.divide(top, bottom, out=np.ones(rows), where=bottom > 0).tolist()
+        rows = min(resamples - len(figures), max(1, _VALUES_AT_ONCE // n))
+        drawn = generator.integers(0, n, size=(rows, n))
+        total = np.zeros(rows)
+        for tops, bottoms, sign in sides:
+            top, bottom = tops[drawn].sum(axis=1), bottoms[drawn].sum(axis=1)
+            total += sign * np.divide(top, bottom, out=np.ones(rows), where=bottom > 0)
+        figures += total.tolist()
     tail = (1 - level) / 2
     low, high = np.quantile(figures, [tail, 1 - tail])
     return Interval(low=float(low), high=float(high))

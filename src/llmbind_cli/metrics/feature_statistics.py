@@ -8,8 +8,9 @@ Notation: n samples, D features, μ their mean, S = Σ (x − μ)(x − μ)ᵀ.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from llmbind_cli.errors import InputDataError
 from llmbind_cli.weights.atomic import write_atomically
 
 Array = np.ndarray[Any, Any]
+
+_EXTRACTOR = "extractor_"
+"""Before the names of the texts in a file that say how the features came about."""
 
 
 class FeatureStatistics:
@@ -97,46 +101,73 @@ class FeatureStatistics:
         self.n = total
 
 
-def write_statistics(path: Path, statistics: FeatureStatistics) -> None:
+class StoredStatistics(NamedTuple):
+    """Statistics of a file.
+
+    Attributes:
+        mean: [D], float64.
+        covariance: [D, D], float64.
+        n: Number of samples, where the file tells it; pytorch-fid's do not.
+        extractor: How the features came about (``sha256`` of the weights, ``preprocessing``), where
+            the file tells it; else empty.
+    """
+
+    mean: Array
+    covariance: Array
+    n: int | None
+    extractor: dict[str, str]
+
+
+def write_statistics(
+    path: Path, statistics: FeatureStatistics, *, extractor: Mapping[str, str] | None = None
+) -> None:
     """Write a file that pytorch-fid reads: ``mu`` and ``sigma``, and the count as ``n`` beside.
 
     Args:
         path: ``.npz``; its folder must exist.
         statistics: Of at least two samples.
+        extractor: How the features came about, as texts; they are kept in the file.
 
     Raises:
         ValueError: There are fewer than two samples.
         OutputError: The file cannot be written.
         StorageError: The disk is full or failing.
     """
-    sigma = statistics.covariance
-    write_atomically(
-        path,
-        lambda stream: np.savez(stream, mu=statistics.mean, sigma=sigma, n=np.int64(statistics.n)),
-    )
+    arrays: dict[str, Any] = {
+        "mu": statistics.mean,
+        "sigma": statistics.covariance,
+        "n": np.int64(statistics.n),
+    }
+    for name, text in (extractor or {}).items():
+        arrays[f"{_EXTRACTOR}{name}"] = np.array(text)
+    write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
-def read_statistics(path: Path) -> tuple[Array, Array, int | None]:
+def read_statistics(path: Path) -> StoredStatistics:
     """Read statistics that llmbind or pytorch-fid wrote. Pickled content is refused.
 
     Args:
         path: ``.npz``.
 
-    Returns:
-        Mean, [D]; covariance, [D, D]; the number of samples where the file tells it.
-
     Raises:
-        InputDataError: It cannot be read, or the arrays are missing or do not fit.
+        InputDataError: It cannot be read, or the arrays are missing, do not fit, or are not finite.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             mean = np.asarray(content["mu"], dtype=np.float64)
             covariance = np.asarray(content["sigma"], dtype=np.float64)
             n = int(content["n"]) if "n" in content else None
+            extractor = {
+                name.removeprefix(_EXTRACTOR): str(content[name])
+                for name in content.files
+                if name.startswith(_EXTRACTOR)
+            }
     except Exception as error:  # a damaged archive raises nearly anything
         raise InputDataError(f"{path}: no statistics of features (mu, sigma): {error}") from error
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise InputDataError(
             f"{path}: mu must be [D] and sigma [D, D], got {mean.shape} and {covariance.shape}"
         )
-    return mean, covariance, n
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise InputDataError(f"{path}: mu or sigma holds NaN or infinity")
+    return StoredStatistics(mean=mean, covariance=covariance, n=n, extractor=extractor)

@@ -9,12 +9,17 @@ Notation: P the pixels of a prediction, T those of its target, I = |P ∩ T|, U 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 IGNORED = 255
 """Label of target pixels that are left out."""
+
+Compat = Literal["lisa"]
+"""Whose digits to give instead of exact quotients."""
+
+_LISA_PAIR, _LISA_SUM = 1e-5, 1e-10
 
 Mask = Any
 """[H, W], or its pixels in a row: numpy or torch, bools, or numbers that are 0 or a label."""
@@ -70,8 +75,13 @@ def ciou_giou(pairs: Iterable[tuple[Mask, Mask]]) -> IouResult:
     return combine(pair_counts(prediction, target) for prediction, target in pairs)
 
 
-def combine(counts: Iterable[PairCounts]) -> IouResult:
+def combine(counts: Iterable[PairCounts], *, compat: Compat | None = None) -> IouResult:
     """Turn the pixel counts of all expressions into both scores.
+
+    Args:
+        counts: Of each expression.
+        compat: ``lisa`` adds what LISA's code adds to the unions; its cIoU of empty masks alone
+            is 0.
 
     Raises:
         ValueError: There is none.
@@ -79,12 +89,22 @@ def combine(counts: Iterable[PairCounts]) -> IouResult:
     listed = list(counts)
     if not listed:
         raise ValueError("there is no mask to score")
+    intersection = sum(pair.intersection for pair in listed)
     union = sum(pair.union for pair in listed)
-    return IouResult(
-        ciou=sum(pair.intersection for pair in listed) / union if union else 1.0,
-        giou=sum(pair.iou for pair in listed) / len(listed),
-        n=len(listed),
-    )
+    if compat == "lisa":
+        ciou = intersection / (union + _LISA_SUM)
+    else:
+        ciou = intersection / union if union else 1.0
+    ious = [overlap(pair, compat=compat) for pair in listed]
+    return IouResult(ciou=ciou, giou=sum(ious) / len(listed), n=len(listed))
+
+
+def overlap(pair: PairCounts, *, compat: Compat | None = None) -> float:
+    """Give I / U of one expression, 1 where both masks are empty; see :func:`combine`."""
+    if compat == "lisa":
+        # dvlab-research/LISA 3cb2d43, train_ds.py, validate
+        return pair.intersection / (pair.union + _LISA_PAIR) + (pair.union == 0)
+    return pair.iou
 
 
 def pair_counts(prediction: Mask, target: Mask) -> PairCounts:

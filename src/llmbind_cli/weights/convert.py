@@ -9,6 +9,7 @@ Pickled weights: only plain tensors are read (`weights_only=True`), and they kee
 
 from __future__ import annotations
 
+import importlib
 import struct
 import sys
 import warnings
@@ -94,7 +95,8 @@ def convert_pickle(pickle_file: Path, directory: Path) -> None:
 
     Args:
         pickle_file: A file of `torch.save` that holds a dictionary of tensors, or one under the
-            key `state_dict`. Its hash has been checked.
+            key `state_dict` or `model`, as training programs write it beside their optimizer's and
+            sampler's state. Its hash has been checked.
         directory: An existing directory, which gets `model.safetensors`.
 
     Raises:
@@ -104,11 +106,16 @@ def convert_pickle(pickle_file: Path, directory: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    with _reading(pickle_file, "pickled weights"), warnings.catch_warnings():
+    with (
+        _reading(pickle_file, "pickled weights"),
+        warnings.catch_warnings(),
+        torch.serialization.safe_globals(_numpy_constructors()),
+    ):
         warnings.simplefilter("ignore")  # torch's remarks on old file formats
         content = torch.load(pickle_file, map_location="cpu", weights_only=True)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not content:
         raise IntegrityError(f"{pickle_file}: holds no dictionary of tensors")
     tensors: dict[str, Tensor] = {}
@@ -119,6 +126,28 @@ def convert_pickle(pickle_file: Path, directory: Path) -> None:
         tensors[str(name)] = tensor.detach().clone().contiguous()
     with _writing(directory):
         save_file(tensors, directory / MODEL_FILE, metadata={"format": "pt"})
+
+
+def _numpy_constructors() -> list[Any]:
+    """What rebuilds numpy's numbers and arrays, which stand beside the weights of a training run.
+
+    None of them runs code of the file; the objects are dropped with what is not the weights.
+    """
+    import codecs
+
+    import numpy as np
+    from numpy.dtypes import Float32DType, Float64DType, Int32DType, Int64DType
+
+    multiarray = importlib.import_module("numpy._core.multiarray")
+    functions = {name: getattr(multiarray, name) for name in ("scalar", "_reconstruct")}
+    # Files tell the names of their time: numpy before 2.0 had no underscore before "core".
+    named = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for name, function in functions.items()
+        for core in ("core", "_core")
+    ]
+    kinds = [np.ndarray, np.dtype, Float32DType, Float64DType, Int32DType, Int64DType]
+    return [*named, *kinds, (codecs.encode, "_codecs.encode")]
 
 
 def _gguf_tokenizer_facts(gguf_file: Path) -> tuple[int, str]:

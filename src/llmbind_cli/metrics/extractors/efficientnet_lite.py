@@ -8,6 +8,7 @@ FID or KID, which use Inception-v3, and their figures cannot be compared with th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from llmbind_cli.errors import IntegrityError
+from llmbind_cli.metrics.extractors.extractor import Extracted
+from llmbind_cli.metrics.extractors.published import LocatedWeights
 from llmbind_cli.nn.efficientnet_lite import EfficientNetLite0, folded
 from llmbind_cli.weights import cache
 
@@ -86,3 +89,28 @@ def extract(network: EfficientNetLite0, pictures: Sequence[Image]) -> np.ndarray
     with torch.inference_mode():
         features: np.ndarray[Any, Any] = network.features(batch).double().cpu().numpy()
     return features
+
+
+class EfficientNetExtractor:
+    """EfficientNet-lite0 in the form that all extractors share.
+
+    Args:
+        device: Where it runs.
+        offline: Never use the network; errors as :func:`pretrained_state`.
+    """
+
+    preprocessing = PREPROCESSING
+
+    def __init__(self, *, device: torch.device, offline: bool) -> None:
+        self.network = load_extractor(offline=offline).to(device)
+        self.weights = LocatedWeights(
+            name=NAME, folder=Path(), source=PRETRAINED, sha256=PRETRAINED_SHA256
+        )
+
+    def prepare(self, medium: Image) -> Image:
+        """Return a picture as it is."""
+        return medium
+
+    def extract(self, prepared: Sequence[Image]) -> Extracted:
+        """Turn pictures of mode ``RGB`` into features, [B, 1280]; see :func:`extract`."""
+        return Extracted(extract(self.network, prepared))

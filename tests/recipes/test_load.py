@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from llmbind_cli.errors import ConfigurationError
 from llmbind_cli.recipes.load import apply_override, load_recipe, read_recipe_table, read_toml
 from llmbind_cli.recipes.locate import find_recipe, shared_folder
+from llmbind_cli.recipes.picture_schema import MASKED_KINDS
 from llmbind_cli.recipes.schema import BuiltDialogues, ConversationFiles, Recipe
+from llmbind_cli.recipes.sight_schema import FeatureCacheSection, NetworkSection, SightSection
+from llmbind_cli.training.sources import source_files
 
 MINIMAL = """
 [model]
@@ -245,15 +248,24 @@ def test_the_manual_page_names_every_key_and_no_other():
     rows = dict(re.findall(r"^\| `(\[.*?\]+)` \| (.*) \|$", page, re.MULTILINE))
     expected: dict[str, set[str]] = {}
     for name, field in Recipe.model_fields.items():
-        tables = [ConversationFiles, BuiltDialogues] if name == "data" else [field.annotation]
+        if name in ("evaluation", "overlap", "sight"):
+            continue
+        sources = [ConversationFiles, BuiltDialogues, *MASKED_KINDS.values()]
+        tables = sources if name == "data" else [field.annotation]
         heading = f"[[{name}]]" if name == "data" else f"[{name}]"
         expected[heading] = {key for table in tables for key in table.model_fields}
-    assert {name: set(re.findall(r"`(\w+)`", row)) for name, row in rows.items()} == expected
+    expected["[sight]"] = set(SightSection.model_fields)
+    expected["[sight.vision_tower]"] = set(NetworkSection.model_fields)
+    expected["[sight.cache]"] = set(FeatureCacheSection.model_fields)
+    found = {name: set(re.findall(r"`(\w+)`", row)) for name, row in rows.items()}
+    assert found.pop("[[evaluation]]") == {"name", "kind"}  # the keys are those of [[data]]
+    assert found == expected
+    assert "| `overlap` |" in page
 
 
 def test_every_shipped_recipe_loads_and_finds_its_files(root):
-    for path in sorted((root / "recipes").rglob("*.toml")):
+    for path in sorted((root / "recipes").glob("*.toml")):
         recipe = load_recipe(path)
         for source in recipe.data:
-            files = source.paths if source.kind == "conversations" else source.talk
+            files = source_files(source)
             assert all(file.is_file() for file in files), path

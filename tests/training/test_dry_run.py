@@ -60,7 +60,13 @@ def test_the_paper_s_recipe_is_counted_offline_without_weights(no_cache, capsys)
     assert parts["lora_A"]["total"] == 16 * 32 * (4096 + 4096 + 11008)
     assert parts["lora_B"]["total"] == 16 * 32 * (11008 + 11008 + 4096)
     assert parts["routers"]["total"] == 16 * 4 * (4096 + 4096 + 11008)
-    assert parts["token_rows"]["total"] == 8 * 4096 * 2
+    assert parts["token_rows"]["total"] == 9 * 4096 * 2
+    # ViT-L/14 and SAM ViT-H without their own decoder, as transformers counts the published ones.
+    assert parts["vision_tower"] == {"total": 303_179_776, "trainable": 0}
+    assert parts["grounding_encoder"] == {"total": 637_026_048, "trainable": 0}
+    assert parts["projector"]["trainable"] == 1025 * 4096 + 4097 * 4096
+    assert parts["prompt_projection"]["trainable"] == 4097 * 4096 + 4097 * 256
+    assert 4_000_000 < parts["mask_decoder"]["trainable"] < 4_100_000
     assert parts["base"] == {"total": 6_738_415_616, "trainable": 0}
     assert report["parameters"]["adapters"] == 23_199_744
     assert round(100 * report["parameters"]["adapters_of_base"], 3) == 0.344

@@ -155,7 +155,7 @@ def test_padding_does_not_move_the_balance_loss(model):
     short = collate(samples(3))
     wide = type(short)(
         **{
-            name: tensor if name == "is_plain" else functional.pad(tensor, (0, 32))
+            name: tensor if name in ("is_plain", "seen") else functional.pad(tensor, (0, 32))
             for name, tensor in vars(short).items()
         }
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,37 @@ WIDTH_STEP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeenBatch:
+    """What the dialogues of a batch speak of, as the frozen networks see it.
+
+    ``N`` pictures with ``K`` tokens each, in the order of the ids; ``G`` of them have masks, of
+    which there are ``M``, over squares of ``S × S`` pixels.
+
+    Attributes:
+        features: Of the vision tower, float ``[N, K, W]``.
+        maps: Of the grounding encoder, finest first, each float ``[G, C, h, w]``; empty where there
+            is no mask.
+        image_of: Which of the ``G`` pictures each mask is of, int64 ``[M]``.
+        places: Row, and column of the id *before* each segmentation token, whose state predicts it;
+            int64 ``[M, 2]``.
+        labels: 1 in the mask, 0 beside it, 255 where nothing counts; uint8 ``[M, S, S]``.
+        boxes: Around each mask, over the sides of its picture in [0, 1], float ``[M, 4]``.
+    """
+
+    features: Tensor
+    maps: tuple[Tensor, ...]
+    image_of: Tensor
+    places: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+    def to(self, device: torch.device) -> SeenBatch:
+        """Return it on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if name != "maps"}
+        return SeenBatch(**moved, maps=tuple(one.to(device) for one in self.maps))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """``B`` samples padded on the right to ``T`` ids.
 
@@ -27,7 +59,8 @@ class Batch:
         attention_mask: int64 ``[B, T]``, 1 for ids and 0 for padding.
         loss_weights: float32 ``[B, T]``, 0 outside assistant turns.
         reply_kinds: int64 ``[B, T]``, indices into ``REPLY_KINDS``.
-        is_plain: bool ``[B]``, true for dialogues that call no task.
+        is_plain: bool ``[B]``, true for dialogues in words alone that call no task.
+        seen: The pictures and masks of the dialogues; ``None`` where there are none.
     """
 
     input_ids: Tensor
@@ -35,14 +68,23 @@ class Batch:
     loss_weights: Tensor
     reply_kinds: Tensor
     is_plain: Tensor
+    seen: SeenBatch | None = None
+
+    def _tensors(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "seen"}
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        moved = {name: tensor.to(device) for name, tensor in self._tensors().items()}
+        return replace(self, seen=None if self.seen is None else self.seen.to(device), **moved)
 
     def select(self, rows: Tensor) -> Batch:
-        """Return the dialogues of the given rows, padded as they are."""
-        return Batch(**{name: tensor[rows] for name, tensor in vars(self).items()})
+        """Return the dialogues of the given rows, padded as they are, without their pictures."""
+        chosen = {name: tensor[rows] for name, tensor in self._tensors().items()}
+        return replace(self, seen=None, **chosen)
+
+
+Collate = Callable[[Sequence[EncodedSample]], Batch]
 
 
 def epoch_order(
@@ -73,6 +115,7 @@ def endless_batches(
     skip: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    collated: Collate | None = None,
 ) -> Iterator[Batch]:
     """Yield batches epoch after epoch.
 
@@ -87,7 +130,9 @@ def endless_batches(
         skip: Batches that all processes together have consumed in the run that is being resumed.
         rank: Number of this process.
         world_size: Number of processes.
+        collated: Makes a batch of samples; :func:`collate` where it is not given.
     """
+    make = collated or collate
     lengths = [len(sample.ids) for sample in samples]
     per_epoch = -(-len(mixture) // batch_size)
     epoch, done = divmod(skip, per_epoch)
@@ -96,7 +141,7 @@ def endless_batches(
         order = epoch_order(mixture, lengths, batch_size, seed=seed, epoch=epoch)
         for indices in order[done:]:
             if number % world_size == rank:
-                yield collate([samples[index] for index in indices])
+                yield make([samples[index] for index in indices])
             number += 1
         epoch, done = epoch + 1, 0
 
@@ -112,5 +157,5 @@ def collate(samples: Sequence[EncodedSample]) -> Batch:
         ),
         loss_weights=torch.tensor([s.loss_weights + [0.0] * (width - len(s.ids)) for s in samples]),
         reply_kinds=torch.tensor([s.reply_kinds + [0] * (width - len(s.ids)) for s in samples]),
-        is_plain=torch.tensor([not s.tasks for s in samples]),
+        is_plain=torch.tensor([not s.tasks and s.sample is None for s in samples]),
     )

@@ -9,6 +9,9 @@ from llmbind_cli.tokens import TASK_TOKENS
 TAGS = {token.task: (token.open, token.close) for token in TASK_TOKENS if token.close is not None}
 """Task → opening and closing token, for the tasks whose prompt stands between a pair."""
 
+SEGMENT = next(token.open for token in TASK_TOKENS if token.task == "segment")
+"""The segmentation token: its hidden state is what the mask decoder is asked with."""
+
 # The paper's tables spell two pairs in another way than its text (LLMBind tables 1 and 2), and the
 # authors' audio dialogues open with one spelling and close with the other.
 _ALIASES = {

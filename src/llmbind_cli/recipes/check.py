@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from llmbind_cli.recipes.picture_schema import MASKED_KINDS
 from llmbind_cli.recipes.schema import (
     BuiltDialogues,
     CaptionedModality,
@@ -29,7 +30,9 @@ _RULES = {
 _SOURCES: dict[str, type[BaseModel]] = {
     "conversations": ConversationFiles,
     "builder": BuiltDialogues,
+    **MASKED_KINDS,
 }
+_LISTS = (("data",), ("evaluation",))
 
 
 def check_recipe(table: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
@@ -52,7 +55,7 @@ def _describe(details: ErrorDetails) -> str:
     if location[-1:] == ("[key]",):
         location, kind = location[:-1], "extra_forbidden"
     # Below a list of sources, and below lora_moe.layers, one step names the member of a union.
-    tag = 2 if location[:1] == ("data",) or location[:2] == ("lora_moe", "layers") else None
+    tag = 2 if location[:1] in _LISTS or location[:2] == ("lora_moe", "layers") else None
     key = ".".join(str(step) for place, step in enumerate(location) if place != tag)
     if kind == "extra_forbidden":
         return f"unknown key {key}{_nearest(location)}"
@@ -69,15 +72,21 @@ def _describe(details: ErrorDetails) -> str:
     return f"{key} {message[:1].lower()}{message[1:]}, got {details['input']!r}"
 
 
+def _section(table: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """Returns the table that a key of a table holds, whether it must be there or not."""
+    field = table.model_fields.get(key)
+    kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+
+
 def _nearest(location: Sequence[int | str]) -> str:
     """Suggests the known key that an unknown one may have meant."""
     table: type[BaseModel] = Recipe
-    if location[0] == "data":
+    if location[:1] in _LISTS and len(location) > 2:
         table = WriterSection if "writer" in location[:-1] else _SOURCES[str(location[2])]
-    elif len(location) > 1:
-        section = Recipe.model_fields[str(location[0])].annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            table = section
+    else:
+        for step in location[:-1]:
+            table = _section(table, str(step)) or table
     captioned = "captions" in location[:-1]
     known = list(get_args(CaptionedModality)) if captioned else list(table.model_fields)
     close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 Table = dict[str, Any]
 
+_PATHS = frozenset({"root", "photos", "classes", "annotations", "sprites"})
+_PATH_LISTS = frozenset({"paths", "talk", "images"})
+"""Keys of data sources that name files or folders."""
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads and checks a training recipe.
@@ -190,19 +194,21 @@ def _merge(below: Table, above: Table) -> None:
 
 
 def _anchor_paths(table: Table, folder: Path) -> None:
-    """Makes the paths of caption and dialogue files start at the recipe's own folder."""
+    """Makes the paths of data sources start at the recipe's own folder."""
 
     def anchored(paths: Any) -> Any:
         if not isinstance(paths, list):
             return paths
         return [str(folder / path) if isinstance(path, str) else path for path in paths]
 
-    sources = table.get("data")
-    for source in sources if isinstance(sources, list) else []:
+    listed = (table.get(name) for name in ("data", "evaluation"))
+    for source in (entry for sources in listed if isinstance(sources, list) for entry in sources):
         if not isinstance(source, dict):
             continue
-        for key in {"paths", "talk"} & source.keys():
+        for key in _PATH_LISTS & source.keys():
             source[key] = anchored(source[key])
+        for key in _PATHS & source.keys():
+            source[key] = anchored([source[key]])[0]
         captions = source.get("captions")
         if isinstance(captions, dict):
             source["captions"] = {name: anchored(paths) for name, paths in captions.items()}

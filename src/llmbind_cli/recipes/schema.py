@@ -6,18 +6,23 @@ Unknown keys are refused, and no text is read as a number.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
+from pydantic import Discriminator, Field, Strict, Tag, model_validator
 
-# TOML has neither paths nor tuples, so these two are converted, and nothing else is.
-FilePath = Annotated[Path, Strict(False)]
+from llmbind_cli.recipes.picture_schema import MaskedSource, Part
+from llmbind_cli.recipes.section import FilePath, Section
+from llmbind_cli.recipes.shares import KIND_PARTS, paper_shares
+from llmbind_cli.recipes.sight_schema import SightSection
+
+__all__ = ["FilePath", "Section"]  # defined elsewhere, and used with what is defined here
+
+# TOML has no tuples, so these are converted.
 Betas = Annotated[
     tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Strict(False)
 ]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-GeneratedTask = Literal["image", "edit", "video", "audio"]
+LearnedTask = Literal["image", "edit", "video", "audio", "segment", "detect"]
 CaptionedModality = Literal["image", "video", "audio"]
 DialogueKind = Literal[
     "image",
@@ -36,12 +41,6 @@ Layers = Annotated[
     | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), Tag("indices")],
     Discriminator(lambda value: "indices" if isinstance(value, list) else "name"),
 ]
-
-
-class Section(BaseModel):
-    """One table of a recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ModelSection(Section):
@@ -102,7 +101,7 @@ class TokensSection(Section):
         tasks: Tasks whose tokens are added to the vocabulary.
     """
 
-    tasks: list[GeneratedTask] = Field(default=["image", "edit", "video", "audio"], min_length=1)
+    tasks: list[LearnedTask] = Field(default=["image", "edit", "video", "audio"], min_length=1)
 
     @model_validator(mode="after")
     def _each_task_once(self) -> Self:
@@ -119,12 +118,30 @@ class ConversationFiles(Section):
         kind: ``conversations``.
         paths: JSON or JSON-lines files; a relative path starts at the recipe's folder.
         weight: Share of the epoch, relative to the other sources'; give it to all or to none.
+        images: Folders that the records' pictures are looked for in, the first that has one
+            counts. Without any, the pictures are not read, and a record that has one says so in
+            words only.
+        part: What the source counts as where none has a weight: ``vqa`` with ``images`` and
+            ``interactive`` without, if not given.
+        skip_missing: Leave out and count records whose picture is missing, instead of refusing to
+            start.
     """
 
     name: str = Field(min_length=1)
     kind: Literal["conversations"]
     paths: list[FilePath] = Field(min_length=1)
     weight: float | None = Field(default=None, gt=0)
+    images: list[FilePath] = Field(default=[])
+    part: Part | None = None
+    skip_missing: bool = False
+
+    @model_validator(mode="after")
+    def _skips_what_is_looked_for(self) -> Self:
+        if self.skip_missing and not self.images:
+            raise ValueError(
+                "skip_missing needs images, the folders that pictures are looked for in"
+            )
+        return self
 
 
 class WriterSection(Section):
@@ -186,7 +203,10 @@ class BuiltDialogues(Section):
     writer: WriterSection | None = None
 
 
-Source = Annotated[ConversationFiles | BuiltDialogues, Field(discriminator="kind")]
+Source = ConversationFiles | BuiltDialogues | MaskedSource
+"""Any table of ``[[data]]``."""
+
+Overlap = Literal["error", "drop", "allow"]
 
 
 class OptimSection(Section):
@@ -195,6 +215,7 @@ class OptimSection(Section):
     Attributes:
         lr: Peak learning rate of the adapter.
         rows_lr: Peak learning rate of the new token rows; ``lr`` if not given.
+        sight_lr: Peak learning rate of projector, mask decoder and heads; ``lr`` if not given.
         betas: Decay rates of AdamW.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Optimizer steps over which the rate rises from 0.
@@ -205,6 +226,7 @@ class OptimSection(Section):
 
     lr: float = Field(default=3e-4, gt=0)
     rows_lr: float | None = Field(default=None, gt=0)
+    sight_lr: float | None = Field(default=None, gt=0)
     betas: Betas = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=100, ge=0)
@@ -305,12 +327,30 @@ class OutputSection(Section):
 
 
 class Recipe(Section):
-    """A whole training recipe."""
+    """A whole training recipe.
+
+    Attributes:
+        model: The base.
+        lora_moe: The adapter.
+        tokens: The task tokens.
+        sight: What it sees with; without it, it reads words only.
+        data: What is trained on.
+        evaluation: Pictures that the result will be scored on, so that none of them is trained on.
+        overlap: What follows where training has a picture of ``evaluation``, by its name or its
+            content: an error, training without it, or nothing.
+        optim: Optimizer.
+        train: Length and portions.
+        engine: What runs the steps.
+        output: The bundle.
+    """
 
     model: ModelSection
     lora_moe: LoraMoeSection = LoraMoeSection()
     tokens: TokensSection = TokensSection()
-    data: list[Source] = Field(min_length=1)
+    sight: SightSection | None = None
+    data: list[Annotated[Source, Field(discriminator="kind")]] = Field(min_length=1)
+    evaluation: list[Annotated[MaskedSource, Field(discriminator="kind")]] = Field(default=[])
+    overlap: Overlap = "error"
     optim: OptimSection = OptimSection()
     train: TrainSection
     engine: EngineSection = EngineSection()
@@ -318,7 +358,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _source_names_differ(self) -> Self:
-        names = [source.name for source in self.data]
+        names = [source.name for source in (*self.data, *self.evaluation)]
         if len(set(names)) < len(names):
             raise ValueError(f"data sources must have different names, got {', '.join(names)}")
         return self
@@ -329,3 +369,35 @@ class Recipe(Section):
         if 0 < len(bare) < len(self.data):
             raise ValueError(f"data: give weight to all sources or to none; {bare[0]} has none")
         return self
+
+    @model_validator(mode="after")
+    def _token_for_masks(self) -> Self:
+        masked = next((source for source in self.data if isinstance(source, MaskedSource)), None)
+        if masked is not None and "segment" not in self.tokens.tasks:
+            raise ValueError(
+                f'data: {masked.name} teaches masks, so tokens.tasks must have "segment"'
+            )
+        return self
+
+    def shares(self) -> list[float] | None:
+        """Return each data source's share of an epoch.
+
+        Returns:
+            The weights that the recipe gives; the paper's where it gives none and teaches masks;
+            else ``None``, which takes every sample once.
+        """
+        weights = [source.weight for source in self.data if source.weight is not None]
+        if weights:
+            return weights
+        if not any(isinstance(source, MaskedSource) for source in self.data):
+            return None
+        return paper_shares([part_of(source) for source in self.data])
+
+
+def part_of(source: Source) -> Part:
+    """Return what a data source teaches."""
+    if not isinstance(source, BuiltDialogues) and source.part is not None:
+        return source.part
+    if isinstance(source, ConversationFiles):
+        return "vqa" if source.images else "interactive"
+    return KIND_PARTS[source.kind]

@@ -6,6 +6,7 @@ recipe takes seconds on any machine.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,9 +27,11 @@ from llmbind_cli.model.architecture import (
 from llmbind_cli.model.chat_format import VICUNA_TEMPLATE
 from llmbind_cli.model.language_model import load_tokenizer
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, adapter_config_of
+from llmbind_cli.model.vision.without_weights import sight_without_weights
 from llmbind_cli.nn.device import choose_dtype
 from llmbind_cli.nn.lora_moe import LoraMoeLinear
 from llmbind_cli.recipes.schema import Recipe
+from llmbind_cli.recipes.sight_schema import NetworkSection, SightSection
 from llmbind_cli.tokens import register_task_tokens, tasks_named
 from llmbind_cli.training.dry_run_text import report_text
 from llmbind_cli.training.memory import (
@@ -40,7 +43,9 @@ from llmbind_cli.training.memory import (
 )
 from llmbind_cli.training.objective import ROWS
 from llmbind_cli.training.optim import total_steps
-from llmbind_cli.training.parameters import ParameterCounts, count_parameters
+from llmbind_cli.training.parameters import ParameterCounts, count_parameters, count_sight
+from llmbind_cli.training.recipe_model import sight_config
+from llmbind_cli.training.sample_pictures import write_samples
 from llmbind_cli.training.start import find_start
 from llmbind_cli.training.survey import DataSurvey, survey_data
 from llmbind_cli.weights import cache
@@ -48,6 +53,7 @@ from llmbind_cli.weights import cache
 DEVICES = (1, 8)
 ASSUMED_TFLOPS = 312
 ASSUMED_UTILISATION = 0.4
+SAMPLES_NAME = "dry-run"
 FEED_FORWARD = {"gate_proj", "up_proj", "down_proj"}
 
 
@@ -57,6 +63,7 @@ def dry_run(
     adapter: LoraMoeConfig,
     device: str = "auto",
     offline: bool = False,
+    directory: Path | None = None,
 ) -> None:
     """Write the report to stdout: for a reader, or one JSON object with ``--json``.
 
@@ -68,9 +75,12 @@ def dry_run(
         adapter: Its LoRA-MoE configuration.
         device: ``auto``, ``cpu`` or ``cuda``: what memory is counted for, present or not.
         offline: Never use the network.
+        directory: Folder for ``dry-run/``, into which the first samples with pictures are written;
+            that of the recipe if not given. Nothing is written where no source has pictures.
 
     Raises:
-        InputDataError: Data are missing or malformed; the report was written before.
+        InputDataError: Data are missing or malformed, or training has pictures of evaluation; the
+            report was written before.
         ConfigurationError: The architecture is wrong or is not that of the base.
         ModelNotFoundError: The base is neither cached nor described.
     """
@@ -80,6 +90,10 @@ def dry_run(
     dtype = _planned_dtype(recipe, kind)
     model = model_without_weights(config, dtype=dtype, adapter=adapter, tokens=tokens)
     counts = count_parameters(model)
+    if recipe.sight is not None:
+        counts = ParameterCounts(
+            parts=counts.parts | _sight(recipe, recipe.sight, config, offline=offline).parts
+        )
     tokenizer, table, start = None, None, None
     if folder is not None:
         tokenizer = load_tokenizer(folder)
@@ -100,6 +114,8 @@ def dry_run(
         devices: total_steps(recipe.train, survey.epoch, processes=devices)
         for devices in (DEVICES if is_known else ())
     }
+    problems = list(survey.problems)
+    pictures = _pictures(survey, (directory or recipe.output.dir) / SAMPLES_NAME, problems)
     report = {
         "base": {
             "source": recipe.model.base,
@@ -112,11 +128,23 @@ def dry_run(
         "memory": _memory(recipe, counts, shape, kind=kind, dtype=dtype),
         "compute": _compute(recipe, counts, shape, config=config, survey=survey, steps=steps),
         "samples": [asdict(example) for example in survey.examples],
-        "problems": list(survey.problems),
+        "sample_pictures": pictures,
+        "problems": problems,
     }
     console.result(json.dumps(report, ensure_ascii=False) if console.json else report_text(report))
-    if survey.problems:
-        raise InputDataError("; ".join(survey.problems))
+    if problems:
+        raise InputDataError("; ".join(problems))
+
+
+def _pictures(survey: DataSurvey, folder: Path, problems: list[str]) -> list[str]:
+    """Write the first samples to look at and return their files; what fails is a problem."""
+    written: list[str] = []
+    for name, group in itertools.groupby(survey.samples, key=lambda entry: entry[0]):
+        try:
+            written += [str(path) for path in write_samples(folder, list(group))]
+        except InputDataError as error:
+            problems.append(f"{name}: {error}")
+    return written
 
 
 def _base(recipe: Recipe, *, offline: bool) -> tuple[Any, Path | None]:
@@ -133,6 +161,29 @@ def _base(recipe: Recipe, *, offline: bool) -> tuple[Any, Path | None]:
     config = config_of_folder(folder)
     check_architecture(recipe.model.architecture, config)
     return config, folder
+
+
+def _sight(recipe: Recipe, section: SightSection, config: Any, *, offline: bool) -> ParameterCounts:
+    """Count the recipe's sight, from its networks' own configurations or from what it says."""
+    described: dict[str, Mapping[str, Any] | Path] = {}
+    for name in ("vision_tower", "grounding_encoder"):
+        entry: NetworkSection | None = getattr(section, name)
+        if entry is None or entry.family == "efficientnet-lite0":
+            continue
+        try:
+            described[name] = cache.resolve(entry.source, sha256=entry.sha256, offline=True)
+        except ModelNotFoundError:
+            if entry.architecture is None:
+                described[name] = cache.resolve(entry.source, sha256=entry.sha256, offline=offline)
+            else:
+                described[name] = entry.architecture
+    sight = sight_without_weights(
+        sight_config(section),
+        architectures=described,
+        hidden_size=config.hidden_size,
+        tasks=recipe.tokens.tasks,
+    )
+    return count_sight(sight)
 
 
 def _planned_device(recipe: Recipe, device: str) -> str:
@@ -190,6 +241,9 @@ def _data(survey: DataSurvey) -> dict[str, Any]:
         "calls": survey.calls,
         "epoch": survey.epoch,
         "tokens_mean": survey.tokens_mean,
+        "evaluation": [asdict(source) for source in survey.evaluation],
+        "overlap": survey.overlap,
+        "shared_pictures": [asdict(one) for one in survey.shared],
     }
 
 

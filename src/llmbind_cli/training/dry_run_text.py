@@ -17,6 +17,7 @@ def report_text(report: dict[str, Any]) -> str:
         _schedule(report["schedule"]),
         _memory(report["memory"]),
         _compute(report["compute"]),
+        _sample_pictures(report["sample_pictures"]),
         _samples(report["samples"], measured=report["data"]["lengths"] == "measured"),
     ]
     if report["problems"]:
@@ -82,13 +83,51 @@ def _data(data: dict[str, Any]) -> str:
         ]
         for source in data["sources"]
     ]
+    lines_of_pictures = [
+        f"  {source['name']}: {_pictures(source)}"
+        for source in data["sources"]
+        if source["pictures"]
+    ]
     calls = ", ".join(f"{task} {count:,}" for task, count in data["calls"].items())
     lines = ["data", *_table(rows), f"  calls in those examined: {calls}"]
+    lines += lines_of_pictures
     if about:
         lines.append(
             "  ~ no tokenizer at hand: 1 id for 4 characters, 8 for each turn, 32 for each dialogue"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_evaluation(data)])
+
+
+def _pictures(source: dict[str, Any]) -> str:
+    """Word what a source has of pictures."""
+    text = f"{source['pictures']:,} pictures, {source['masks']:,} masks"
+    if source["skipped"]:
+        text += f"; {source['skipped']:,} pictures missing and left out"
+    if source.get("dropped"):
+        text += f"; {source['dropped']:,} dialogues left out, as evaluation has their picture"
+    return text
+
+
+def _evaluation(data: dict[str, Any]) -> list[str]:
+    if not data["evaluation"]:
+        return []
+    lines = ["evaluation"]
+    for source in data["evaluation"]:
+        lines.append(f"  {source['name']}: {source['dialogues']:,} dialogues, {_pictures(source)}")
+    shared = len(data["shared_pictures"])
+    lines.append(
+        f"  pictures that training has too, by name or content: {shared:,}"
+        + (" (allowed)" if shared and data["overlap"] == "allow" else "")
+    )
+    return lines
+
+
+def _sample_pictures(paths: Sequence[str]) -> str:
+    if not paths:
+        return ""
+    return "\n".join(
+        ["samples to look at, each with its dialogue beside it", *(f"  {p}" for p in paths)]
+    )
 
 
 def _schedule(schedule: dict[str, Any]) -> str:

@@ -6,12 +6,20 @@ import dataclasses
 
 import torch
 
-from llmbind_cli.data.batches import collate
+from llmbind_cli.data.batches import Collate, collate
 from llmbind_cli.data.encode import EncodedSample
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.training.distributed import Processes
 from llmbind_cli.training.engine import Engine
 from llmbind_cli.training.samples import TrainingData
+
+Content = tuple[tuple[int, ...], tuple[str, ...]]
+
+
+def content_of(sample: EncodedSample) -> Content:
+    """Return what makes a dialogue the one it is: its ids, and the names of its pictures."""
+    pictures = () if sample.sample is None else sample.sample.pictures
+    return tuple(sample.ids), tuple(picture.key for picture in pictures)
 
 
 def split_holdout(
@@ -19,8 +27,8 @@ def split_holdout(
 ) -> tuple[TrainingData, list[EncodedSample]]:
     """Set a share of each source apart.
 
-    Dialogues of the same ids stay on one side, whichever source they come from: no dialogue that
-    is held out is ever trained on.
+    Dialogues of the same ids and pictures stay on one side, whichever source they come from: no
+    dialogue that is held out is ever trained on.
 
     Args:
         data: All samples.
@@ -36,10 +44,10 @@ def split_holdout(
     if share == 0:
         return data, []
     generator = torch.Generator().manual_seed(seed)
-    held: set[tuple[int, ...]] = set()
+    held: set[Content] = set()
     start = 0
     for size in data.sizes:
-        contents = list(dict.fromkeys(tuple(s.ids) for s in data.samples[start : start + size]))
+        contents = list(dict.fromkeys(content_of(s) for s in data.samples[start : start + size]))
         order = torch.randperm(len(contents), generator=generator).tolist()
         held.update(contents[i] for i in order[: max(1, round(share * len(contents)))])
         start += size
@@ -47,7 +55,7 @@ def split_holdout(
     sizes = []
     start = 0
     for size, source in zip(data.sizes, data.sources, strict=True):
-        kept = [s for s in data.samples[start : start + size] if tuple(s.ids) not in held]
+        kept = [s for s in data.samples[start : start + size] if content_of(s) not in held]
         if not kept:
             raise InputDataError(
                 f"{source['name']}: train.holdout leaves nothing of this source to train on"
@@ -55,7 +63,7 @@ def split_holdout(
         trained += kept
         sizes.append(len(kept))
         start += size
-    apart = [sample for sample in data.samples if tuple(sample.ids) in held]
+    apart = [sample for sample in data.samples if content_of(sample) in held]
     return dataclasses.replace(data, samples=trained, sizes=sizes), apart
 
 
@@ -66,11 +74,18 @@ class Holdout:
         samples: At least one.
         batch_size: Dialogues in one forward pass.
         processes: The processes of the run.
+        collated: Makes a batch of samples.
     """
 
     def __init__(
-        self, samples: list[EncodedSample], *, batch_size: int, processes: Processes
+        self,
+        samples: list[EncodedSample],
+        *,
+        batch_size: int,
+        processes: Processes,
+        collated: Collate = collate,
     ) -> None:
+        self._collated = collated
         by_length = sorted(samples, key=lambda sample: len(sample.ids))
         self._batches = [
             by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)
@@ -88,7 +103,7 @@ class Holdout:
         with torch.no_grad():
             for start in range(0, len(self._batches), size):
                 number = start + rank
-                batch = collate(self._batches[number % len(self._batches)])
+                batch = self._collated(self._batches[number % len(self._batches)])
                 text = float(engine.losses(batch).text)
                 if number < len(self._batches):
                     counted = float(batch.loss_weights[:, 1:].sum())

@@ -26,6 +26,9 @@ class LogLine:
         step: Optimizer steps done.
         loss_text: Weighted cross-entropy of the assistant's ids, nats.
         loss_balance: Load-balancing loss.
+        loss_mask: Loss of masks, meant over the forward passes that had some; ``None`` where none
+            had.
+        loss_box: Loss of boxes, likewise.
         loss_by_kind: Cross-entropy by kind of reply, unweighted, nats; kinds that occurred.
         router_load: From each router's name (``layers.1.gate_proj``) to the share of the ids
             whose first choice each expert is.
@@ -49,11 +52,15 @@ class LogLine:
     padding: float
     peak_memory_gib: float
     eta_s: float
+    loss_mask: float | None = None
+    loss_box: float | None = None
 
     def brief(self) -> dict[str, str]:
         """Return what stands beside the progress bar."""
+        mask = {} if self.loss_mask is None else {"mask": f"{self.loss_mask:.3f}"}
         return {
             "loss": f"{self.loss_text:.3f}",
+            **mask,
             "tok/s": f"{self.tokens_per_s:.0f}",
             "mem": f"{self.peak_memory_gib:.1f}GiB",
         }
@@ -74,6 +81,7 @@ class Totals:
         cells: Ids, padding included.
         elapsed_s: Seconds since the log line before.
         peak_memory: Most bytes held so far.
+        masks: Forward passes with masks, the sum of their mask losses, and of their box losses.
     """
 
     passes: int
@@ -86,6 +94,7 @@ class Totals:
     cells: int
     elapsed_s: float
     peak_memory: int
+    masks: tuple[int, float, float] = (0, 0.0, 0.0)
 
 
 class Meter:
@@ -140,6 +149,11 @@ class Meter:
             cells=self._cells,
             elapsed_s=now - self._since,
             peak_memory=peak_memory_bytes(self._losses[-1].text.device),
+            masks=(
+                sum(losses.mask is not None for losses in self._losses),
+                sum(float(losses.mask) for losses in self._losses if losses.mask is not None),
+                sum(float(losses.box) for losses in self._losses if losses.box is not None),
+            ),
         )
         self._reset(now)
         return totals
@@ -162,6 +176,7 @@ class Meter:
             sum(values) for values in zip(*(one.kind_counts for one in processes), strict=True)
         ]
         load = torch.tensor([one.router_load for one in processes]).sum(0) / passes
+        masked, mask, box = (sum(one.masks[i] for one in processes) for i in range(3))
         pace_s = (time.monotonic() - self._began) / max(1, step - self._first_step)
         return LogLine(
             step=step,
@@ -182,6 +197,8 @@ class Meter:
             padding=1 - ids / sum(one.cells for one in processes),
             peak_memory_gib=round(max(one.peak_memory for one in processes) / GIB, 3),
             eta_s=round(pace_s * (self._total_steps - step), 1),
+            loss_mask=mask / masked if masked else None,
+            loss_box=box / masked if masked else None,
         )
 
 

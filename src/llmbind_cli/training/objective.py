@@ -1,4 +1,4 @@
-"""The training objective of the language part: L = L_reg + λ_aux L_aux (LLMBind Eq. 7-12).
+"""The training objective: L = L_reg + λ_mask L_mask + λ_aux L_aux (LLMBind Eq. 7-12).
 
 Notation: ``B`` dialogues, ``T`` ids, ``M`` ids that carry loss, ``V`` vocabulary, ``L`` routers,
 ``N`` experts, ``K`` kinds of reply (``REPLY_KINDS``).
@@ -17,9 +17,12 @@ from torch.utils.checkpoint import checkpoint
 from llmbind_cli.data.batches import Batch
 from llmbind_cli.data.encode import REPLY_KINDS
 from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.chat_format import IMAGE_ID
 from llmbind_cli.model.lora_moe_adapter import without_adapter
+from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.nn.losses import load_balancing_loss
 from llmbind_cli.nn.router import collect_router_probs
+from llmbind_cli.training.sight_losses import MaskWeights, SightLosses, sight_losses
 
 ROWS = 128
 """Rows that go through the output layer at a time. Logits ``[ROWS, V]`` are made, used and made
@@ -34,6 +37,9 @@ class Losses:
     Attributes:
         total: What is minimised, scalar with gradient.
         text: L_reg, the weighted mean cross-entropy of the assistant's ids, in nats.
+        mask: L_mask, the weighted sum of cross-entropy and Dice loss, meant over masks; ``None``
+            where the batch has no mask.
+        box: The loss of the boxes around the masks; ``None`` likewise.
         balance: L_aux, the mean over routers; ``aux_coefficient`` when perfectly balanced.
         kind_sums: Sum of the cross-entropy over the ids of each kind of reply, unweighted, in
             nats, ``[K]``.
@@ -48,10 +54,12 @@ class Losses:
     kind_sums: Tensor
     kind_counts: Tensor
     router_load: Tensor
+    mask: Tensor | None = None
+    box: Tensor | None = None
 
 
 class LanguageObjective(nn.Module):
-    """A binding model's language part with its losses, as one module that an engine can wrap.
+    """A binding model with its losses, as one module that an engine can wrap.
 
     The output layer is applied to the positions that carry loss only, a few rows at a time: the
     full logits ``[B, T, V]`` would be the largest tensor of the step.
@@ -62,6 +70,7 @@ class LanguageObjective(nn.Module):
         talk_target: ``reply`` trains every reply towards its ids. ``base`` trains the replies of
             dialogues without a call towards the base LLM's own token distribution instead, so
             that plain answers stay what they were (Li and Hoiem, arXiv 1606.09282).
+        masks: Weights of the losses of masks and boxes; ``None`` for a model that reads words only.
 
     Attributes:
         most: From numbers of targets to those that decide how often the model's layers are called.
@@ -70,10 +79,17 @@ class LanguageObjective(nn.Module):
     """
 
     def __init__(
-        self, model: BoundModel, *, aux_coefficient: float, talk_target: str = "reply"
+        self,
+        model: BoundModel,
+        *,
+        aux_coefficient: float,
+        talk_target: str = "reply",
+        masks: MaskWeights | None = None,
     ) -> None:
         super().__init__()
         self.language_model = model.language_model
+        self.sight = model.sight
+        self.masks = masks
         self.aux_coefficient = aux_coefficient
         self.talk_target = talk_target
         self.most: Callable[[list[int]], list[int]] = list
@@ -87,7 +103,7 @@ class LanguageObjective(nn.Module):
         width = batch.input_ids.shape[1] - 1
         weights = batch.loss_weights[:, 1:].flatten()
         targets_at = weights.nonzero().squeeze(1)  # [M]
-        targets = batch.input_ids[:, 1:].flatten()[targets_at]
+        targets = batch.input_ids[:, 1:].flatten()[targets_at]  # never a picture's position
         states = hidden[:, :-1].flatten(0, 1)  # [B·(T-1), D]
         learns_base = self._learns_base(batch, targets_at // width)
         by_ids, by_base = (chosen.nonzero().squeeze(1) for chosen in (~learns_base, learns_base))
@@ -107,9 +123,16 @@ class LanguageObjective(nn.Module):
         weight = weights[targets_at]
         text = (per_token * weight).sum() / weight.sum()
         balance = self._balance(router_probs, batch.attention_mask, text)
+        total = text + balance
+        seen = SightLosses()
+        if self.sight is not None and self.masks is not None:
+            seen = sight_losses(self.sight, batch, hidden, self.masks)
+            total = total + seen.total(self.masks) + _touched(self.sight)
         return Losses(
-            total=text + balance,
+            total=total,
             text=text.detach(),
+            mask=None if seen.mask is None else seen.mask.detach(),
+            box=None if seen.box is None else seen.box.detach(),
             balance=balance.detach(),
             kind_sums=by_kind.new_zeros(len(REPLY_KINDS)).index_add_(0, kinds, by_kind),
             kind_counts=torch.bincount(kinds, minlength=len(REPLY_KINDS)),
@@ -118,9 +141,19 @@ class LanguageObjective(nn.Module):
 
     def _hidden_states(self, batch: Batch) -> Tensor:
         hidden: Tensor = self._model.decoder(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+            **self._inputs(batch), attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state
         return hidden
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the decoder reads: ids, or their embeddings with those of pictures."""
+        if batch.seen is None or self.sight is None:
+            return {"input_ids": batch.input_ids}
+        table = self.sight.embeddings(batch.seen.features).flatten(0, 1)  # [N·K, D]
+        is_image = batch.input_ids == IMAGE_ID
+        numbers = -1 - torch.arange(len(table), device=table.device)
+        numbered = batch.input_ids.masked_scatter(is_image, numbers)
+        return {"inputs_embeds": self._model.embed(numbered, table)}
 
     def _learns_base(self, batch: Batch, rows: Tensor) -> Tensor:
         """Tell for each target, of dialogue ``rows``, whether it learns the base's distribution."""
@@ -176,6 +209,12 @@ class LanguageObjective(nn.Module):
             for probs in router_probs
         ]
         return torch.stack(terms).mean()
+
+
+def _touched(sight: Sight) -> Tensor:
+    """Return zero, with a gradient for every head: all processes then have gradients alike."""
+    trained = [p for p in sight.heads().values() if p.requires_grad]
+    return torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0
 
 
 def _in_chunks(chunk: Callable[..., Tensor], *rows: Tensor, most: int) -> Tensor:

@@ -86,9 +86,9 @@ def learning_rate_factor(step: int, *, warmup_steps: int, total_steps: int | Non
 
 
 def parameter_groups(
-    model: BoundModel, *, lr: float, rows_lr: float
+    model: BoundModel, *, lr: float, rows_lr: float, sight_lr: float | None = None
 ) -> list[tuple[dict[str, nn.Parameter], float]]:
-    """Return (name → parameter, peak rate) for the adapters and for the new token rows."""
+    """Return (name → parameter, peak rate) for adapters, new token rows and the heads of sight."""
     rows = attached_rows(model.language_model)
     row_ids = {id(row) for row in rows.values()}
     adapters = {
@@ -96,4 +96,12 @@ def parameter_groups(
         for name, parameter in model.language_model.named_parameters()
         if parameter.requires_grad and id(parameter) not in row_ids
     }
-    return [(adapters, lr), (rows, rows_lr)]
+    groups = [(adapters, lr), (rows, rows_lr)]
+    if model.sight is not None:
+        heads = {
+            f"sight.{name}": parameter
+            for name, parameter in model.sight.heads().items()
+            if parameter.requires_grad
+        }
+        groups.append((heads, sight_lr or lr))
+    return groups

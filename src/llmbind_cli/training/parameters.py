@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from llmbind_cli.model.token_rows import attached_rows
+from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.nn.lora_moe import LoraMoeLinear
 
 PARTS = ("base", "lora_A", "lora_B", "routers", "token_rows")
 ADAPTER_PARTS = ("lora_A", "lora_B")
+SIGHT_NAMES = {"tower": "vision_tower", "grounding": "grounding_encoder"}
+FROZEN_SIGHT = frozenset(SIGHT_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class ParameterCounts:
 
     Attributes:
         parts: From each of :data:`PARTS` to its count. ``lora_A`` and ``lora_B`` are the experts'
-            low-rank matrices, ``base`` is all that the base LLM had before.
+            low-rank matrices, ``base`` is all that the base LLM had before. A model that sees has
+            those of its sight as well.
     """
 
     parts: dict[str, PartCount]
@@ -79,6 +83,24 @@ def count_parameters(language_model: nn.Module) -> ParameterCounts:
             for name, (total, trainable) in counts.items()
         }
     )
+
+
+def count_sight(sight: Sight) -> ParameterCounts:
+    """Count the parameters of a model's sight, part by part; one on the meta device will do.
+
+    A network that is tower and grounding encoder at once counts as the tower.
+    """
+    counts: dict[str, PartCount] = {}
+    seen: set[int] = set()
+    for name, module in sight.named_children():
+        parameters = [p for p in module.parameters() if id(p) not in seen]
+        seen.update(map(id, parameters))
+        is_frozen = name in FROZEN_SIGHT
+        counts[SIGHT_NAMES.get(name, name)] = PartCount(
+            total=sum(p.numel() for p in parameters),
+            trainable=0 if is_frozen else sum(p.numel() for p in parameters if p.requires_grad),
+        )
+    return ParameterCounts(parts=counts)
 
 
 def router_names(language_model: nn.Module) -> list[str]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from llmbind_cli.data.batches import Collate, collate
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.build import build_model
 from llmbind_cli.model.checkpoint import restore_weights
+from llmbind_cli.model.config import SightConfig, VisionNetwork
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, adapter_config_of
 from llmbind_cli.recipes.schema import LoraMoeSection, Recipe
+from llmbind_cli.recipes.sight_schema import NetworkSection, SightSection
 from llmbind_cli.training.compilation import compile_blocks
+from llmbind_cli.training.feature_cache import FeatureCache
+from llmbind_cli.training.seeing import SeeingCollator
+from llmbind_cli.training.sight_losses import MaskWeights
 from llmbind_cli.training.start import Start, find_start
 
 
@@ -26,6 +32,7 @@ def build_from_recipe(recipe: Recipe, *, device: str, offline: bool) -> BoundMod
         tasks=list(recipe.tokens.tasks),
         adapter=adapter_config(recipe.lora_moe),
         licences=dict(recipe.output.licences),
+        sight=None if recipe.sight is None else sight_config(recipe.sight),
         device=device,
         dtype=recipe.model.dtype,
         seed=recipe.train.seed,
@@ -57,6 +64,62 @@ def take_start(recipe: Recipe, model: BoundModel, *, offline: bool) -> Start | N
     )
     restore_weights(model, start.bundle, new_layers=start.new_layers)
     return start
+
+
+def sight_config(section: SightSection) -> SightConfig:
+    """Return what ``[sight]`` describes as a bundle tells it."""
+
+    def network(entry: NetworkSection) -> VisionNetwork:
+        return VisionNetwork(
+            family=entry.family,
+            source=entry.source,
+            sha256=entry.sha256,
+            side_px=entry.side_px,
+            fit=entry.fit,
+            layer=entry.layer,
+            strides=tuple(entry.strides),
+        )
+
+    grounding = section.grounding_encoder
+    return SightConfig(
+        vision_tower=network(section.vision_tower),
+        grounding_encoder=None if grounding is None else network(grounding),
+        mask_decoder={str(key): value for key, value in section.mask_decoder.items()},
+        image_marks=section.image_marks or (),
+        segment_prompt=section.segment_prompt,
+    )
+
+
+def mask_weights(section: SightSection | None) -> MaskWeights | None:
+    """Return the weights of the losses of masks that ``[sight]`` gives."""
+    if section is None:
+        return None
+    return MaskWeights(
+        mask=section.mask_weight,
+        bce=section.bce_weight,
+        dice=section.dice_weight,
+        box=section.box_weight,
+    )
+
+
+def collator(recipe: Recipe, model: BoundModel) -> Collate:
+    """Return what makes batches of samples for the recipe's model."""
+    if model.sight is None or recipe.sight is None:
+        return collate
+    section, cache = recipe.sight.cache, None
+    if section is not None:
+        sight = model.config.sight
+        if sight is None:
+            raise ValueError("a model that sees must say so in its configuration")
+        cache = FeatureCache(
+            section.dir,
+            budget_bytes=int(section.budget_gib * 2**30),
+            identities={
+                "tower": repr(sight.vision_tower),
+                "grounding": repr(sight.grounding_encoder),
+            },
+        )
+    return SeeingCollator(model.sight, cache=cache)
 
 
 def adapter_config(section: LoraMoeSection) -> LoraMoeConfig:

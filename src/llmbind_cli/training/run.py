@@ -19,7 +19,8 @@ from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.nn.device import choose_device
 from llmbind_cli.recipes.load import load_recipe
-from llmbind_cli.recipes.schema import Recipe
+from llmbind_cli.recipes.picture_schema import MaskedSource
+from llmbind_cli.recipes.schema import ConversationFiles, Recipe
 from llmbind_cli.training.checkpoints import (
     BUNDLE_NAME,
     Progress,
@@ -41,11 +42,19 @@ from llmbind_cli.training.model_card import training_card
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.optim import Optimization, parameter_groups, total_steps
 from llmbind_cli.training.output_folder import claimed
-from llmbind_cli.training.parameters import count_parameters, router_names
+from llmbind_cli.training.parameters import (
+    ParameterCounts,
+    count_parameters,
+    count_sight,
+    router_names,
+)
+from llmbind_cli.training.picture_survey import pictures_left_out
 from llmbind_cli.training.plot import PLOT_NAME, plot_run
 from llmbind_cli.training.recipe_model import (
     adapter_config,
     build_from_recipe,
+    collator,
+    mask_weights,
     take_start,
 )
 from llmbind_cli.training.run_log import LOG_NAME, RunLog
@@ -94,8 +103,10 @@ def train(
             adapter=adapter_config(recipe.lora_moe),
             device=device,
             offline=offline,
+            directory=output,
         )
         return 0
+    _check_pictures(recipe)
     if recipe.train.tensorboard:
         require_tensorboard()
     processes = Processes.from_environment()
@@ -112,7 +123,15 @@ def train(
         start = take_start(recipe, model, offline=offline)
         # Each process drops other inputs; the weights were drawn alike.
         torch.manual_seed(recipe.train.seed + processes.rank)
-        data = load_samples(recipe.data, model.tokenizer, model.token_table, recipe.train)
+        data = load_samples(
+            recipe.data,
+            model.tokenizer,
+            model.token_table,
+            recipe.train,
+            weights=recipe.shares(),
+            left_out=pictures_left_out(recipe),
+            slot=model.image_slot,
+        )
         run = TrainingRun(
             recipe,
             model=model,
@@ -155,6 +174,7 @@ class TrainingRun:
         self._settings = provenance(recipe, start=start)
         self._start = start
         self._mixture = self._data.mixture(train.seed)
+        self._collated = collator(recipe, model)
         self._total_steps = total_steps(train, len(self._mixture), processes=processes.size)
         self._batches_a_step = train.accumulation * processes.size
 
@@ -185,6 +205,7 @@ class TrainingRun:
             skip=first_step * self._batches_a_step,
             rank=processes.rank,
             world_size=processes.size,
+            collated=self._collated,
         )
         meter = Meter(
             routers=router_names(model.language_model),
@@ -218,10 +239,18 @@ class TrainingRun:
     def _engine(self) -> Engine:
         optim, train, model = self._recipe.optim, self._recipe.train, self._model
         objective = LanguageObjective(
-            model, aux_coefficient=optim.aux_coefficient, talk_target=train.talk_target
+            model,
+            aux_coefficient=optim.aux_coefficient,
+            talk_target=train.talk_target,
+            masks=mask_weights(self._recipe.sight),
         )
         optimization = Optimization(
-            groups=parameter_groups(model, lr=optim.lr, rows_lr=optim.rows_lr or optim.lr),
+            groups=parameter_groups(
+                model,
+                lr=optim.lr,
+                rows_lr=optim.rows_lr or optim.lr,
+                sight_lr=optim.sight_lr,
+            ),
             betas=optim.betas,
             weight_decay=optim.weight_decay,
             clip=optim.clip,
@@ -254,7 +283,10 @@ class TrainingRun:
         if not self._held_out:
             return None
         holdout = Holdout(
-            self._held_out, batch_size=self._recipe.train.batch_size, processes=self._processes
+            self._held_out,
+            batch_size=self._recipe.train.batch_size,
+            processes=self._processes,
+            collated=self._collated,
         )
 
         def evaluate(step: int) -> None:
@@ -324,6 +356,8 @@ class TrainingRun:
 
     def _report(self) -> None:
         counts = count_parameters(self._model.language_model)
+        if self._model.sight is not None:
+            counts = ParameterCounts(parts=counts.parts | count_sight(self._model.sight).parts)
         lengths = [len(sample.ids) for sample in self._data.samples]
         calls = ", ".join(f"{task} {count}" for task, count in self._data.task_counts().items())
         parts = ", ".join(
@@ -340,6 +374,28 @@ class TrainingRun:
         if self._held_out:
             console.log(f"held out: {len(self._held_out):,} dialogues")
         console.log(f"optimizer steps: {self._total_steps:,}")
+
+
+def _check_pictures(recipe: Recipe) -> None:
+    """Refuse pictures for a model that does not see.
+
+    Raises:
+        ConfigurationError: A source has pictures, and the recipe has no ``[sight]``, or none that
+            cuts out what the source teaches to.
+    """
+    if recipe.sight is not None and recipe.sight.grounding_encoder is not None:
+        return
+    for source in recipe.data:
+        if isinstance(source, MaskedSource) or (
+            isinstance(source, ConversationFiles) and source.images
+        ):
+            if recipe.sight is not None and isinstance(source, ConversationFiles):
+                continue
+            lacking = "[sight]" if recipe.sight is None else "[sight.grounding_encoder]"
+            raise ConfigurationError(
+                f"data: {source.name} has pictures, and the recipe has no {lacking} to see them "
+                f"with; --dry-run checks and shows them"
+            )
 
 
 def _check_engine(recipe: Recipe, processes: Processes) -> None:

@@ -60,13 +60,15 @@ def find_start(
     Raises:
         ModelNotFoundError: There is no bundle.
         ConfigurationError: Base, task tokens or adapter differ from those of the bundle. The
-            recipe may adapt more layers, not fewer.
+            recipe may adapt more layers and have more task tokens, not fewer.
         IntegrityError: The bundle is damaged.
     """
     bundle = locate_bundle(source, offline=offline)
     config = BundleConfig.read(bundle)
     earlier = config.language_model.sha256
-    now: dict[str, Any] = {"task tokens": dict(token_ids)} | _fields(adapter)
+    # The recipe may teach more tasks than the bundle has; those of the bundle keep their ids.
+    kept = {spelling: token_ids.get(spelling) for spelling in config.token_ids}
+    now: dict[str, Any] = {"task tokens": kept} | _fields(adapter)
     before = {"task tokens": config.token_ids} | _fields(read_adapter_config(bundle / ADAPTER_DIR))
     if base is not None and earlier is not None:
         now["base"], before["base"] = base, earlier

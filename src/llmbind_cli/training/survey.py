@@ -5,20 +5,31 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 from llmbind_cli.data.mixture import Mixture
-from llmbind_cli.data.sample import Dialogue
+from llmbind_cli.data.sample import Dialogue, Sample
 from llmbind_cli.errors import InputDataError
-from llmbind_cli.recipes.schema import BuiltDialogues, ConversationFiles, Recipe, TrainSection
+from llmbind_cli.recipes.picture_schema import SceneSource
+from llmbind_cli.recipes.schema import BuiltDialogues, Recipe, Source, TrainSection
 from llmbind_cli.tokens import TaskToken, TokenTable
+from llmbind_cli.training.overlap import (
+    SharedPicture,
+    UsedPictures,
+    overlap_message,
+    shared_pictures,
+)
+from llmbind_cli.training.picture_survey import (
+    EvaluationSurvey,
+    PicturedSamples,
+    beginning,
+    survey_evaluation,
+)
 from llmbind_cli.training.rendering import Segment, segments_of_dialogue, segments_of_ids
-from llmbind_cli.training.samples import load_samples
-from llmbind_cli.training.sources import read_source, source_files
-
-Source = ConversationFiles | BuiltDialogues
+from llmbind_cli.training.samples import encoded_samples
+from llmbind_cli.training.sources import SourceReader, read_source, source_files
 
 BUILT_SAMPLE = 2000
 """Built dialogues that are looked at: each follows from its number, so the first stand for all."""
@@ -53,8 +64,13 @@ class SourceSurvey:
         kind: Its kind.
         dialogues: Number of dialogues.
         examined: How many of them were looked at.
-        tokens_mean: Mean length, in ids.
-        tokens_longest: The greatest length.
+        tokens_mean: Mean length, in ids, those that pictures take left out.
+        tokens_longest: The greatest length, likewise.
+        share: Its share of an epoch, in [0, 1].
+        pictures: Different pictures in the dialogues looked at.
+        masks: Masks in them.
+        skipped: Pictures left out because they are missing.
+        dropped: Dialogues left out because evaluation has their picture.
     """
 
     name: str
@@ -63,6 +79,11 @@ class SourceSurvey:
     examined: int
     tokens_mean: float
     tokens_longest: int
+    share: float = 0.0
+    pictures: int = 0
+    masks: int = 0
+    skipped: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +99,10 @@ class DataSurvey:
         epoch: Dialogues in an epoch of the sources that could be read, weights applied and those
             held out left out.
         tokens_mean: Mean length over such an epoch, in ids; 0 where nothing could be read.
+        evaluation: The sources that the result will be scored on.
+        shared: Pictures that both training and evaluation have.
+        overlap: What follows from them: ``error``, ``drop`` or ``allow``.
+        samples: Name of a source, and one of its first samples to look at.
     """
 
     sources: tuple[SourceSurvey, ...]
@@ -87,11 +112,19 @@ class DataSurvey:
     problems: tuple[str, ...]
     epoch: int
     tokens_mean: float
+    evaluation: tuple[EvaluationSurvey, ...] = ()
+    shared: tuple[SharedPicture, ...] = ()
+    overlap: str = "error"
+    samples: tuple[tuple[str, Sample], ...] = ()
 
 
 @dataclass(kw_only=True)
 class _Examined:
     """The dialogues of one source that were looked at."""
+
+    name: str
+    pictured: PicturedSamples
+    used: UsedPictures
 
     lengths: list[int] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
@@ -107,6 +140,12 @@ class _Examined:
         if first not in self.firsts:
             self.firsts[first] = segments()
 
+    def look_at(self, dialogue: Dialogue) -> None:
+        """Note the pictures and masks of a dialogue; the first samples are kept to be shown."""
+        if isinstance(dialogue, Sample):
+            self.pictured.add(dialogue)
+            self.used.add(dialogue.pictures, self.name)
+
 
 def survey_data(
     recipe: Recipe, tokens: Sequence[TaskToken], *, tokenizer: Any, table: TokenTable | None
@@ -121,39 +160,57 @@ def survey_data(
         tokenizer: The base's tokenizer with the task tokens, or ``None`` to estimate lengths.
         table: The token table of that tokenizer.
     """
+    evaluation, evaluated, problems = survey_evaluation(recipe.evaluation)
+    dropped = evaluated.by_key if recipe.overlap == "drop" else ()
+    trained = UsedPictures()
     surveys: list[SourceSurvey] = []
-    weights: list[float | None] = []
-    problems: list[str] = []
+    weights: list[float] = []
     calls: Counter[str] = Counter()
     shown: dict[str, Example] = {}
-    for source in recipe.data:
+    samples = [sample for one in evaluation for sample in one.samples]
+    shares = recipe.shares()
+    for number, source in enumerate(recipe.data):
         missing = [path for path in source_files(source) if not path.is_file()]
         problems += [f"{source.name}: {path} is missing" for path in missing]
         if missing:
             continue
+        seen = _Examined(name=source.name, pictured=PicturedSamples(source.name), used=trained)
         try:
+            reader = read_source(beginning(source, BUILT_SAMPLE), left_out=dropped)
             if table is None:
-                seen = _estimated(_beginning(source), tokens)
+                _estimate(reader, tokens, seen)
             else:
-                seen = _measured(_beginning(source), recipe.train, tokenizer, table)
+                _measure(reader, recipe.train, tokenizer, table, seen)
         except InputDataError as error:
             problems.append(str(error))
             continue
-        surveys.append(_summary(source, seen))
-        weights.append(source.weight)
+        surveys.append(_summary(source, seen, reader))
+        if shares is not None:
+            weights.append(shares[number])
         calls.update(seen.calls)
+        samples += seen.pictured.samples
         for task, segments in seen.firsts.items():
             shown.setdefault(task, Example(source=source.name, segments=segments))
     counts = _epoch_counts(surveys, weights, holdout=recipe.train.holdout)
     ids = sum(n * survey.tokens_mean for n, survey in zip(counts, surveys, strict=True))
+    shared = tuple(shared_pictures(trained, evaluated))
+    if shared and recipe.overlap != "allow":
+        problems.append(overlap_message(shared))
+    epoch = sum(counts)
     return DataSurvey(
-        sources=tuple(surveys),
+        sources=tuple(
+            replace(survey, share=n / epoch) for n, survey in zip(counts, surveys, strict=True)
+        ),
         lengths="estimated" if table is None else "measured",
         calls=dict(calls.most_common()),
         examples=tuple(shown.values())[:SHOWN],
         problems=tuple(problems),
-        epoch=sum(counts),
-        tokens_mean=ids / sum(counts) if counts else 0.0,
+        epoch=epoch,
+        tokens_mean=ids / epoch if epoch else 0.0,
+        evaluation=tuple(one.survey for one in evaluation),
+        shared=shared,
+        overlap=recipe.overlap,
+        samples=tuple(samples),
     )
 
 
@@ -167,51 +224,56 @@ def estimated_length(dialogue: Dialogue) -> int:
     return -(-characters // CHARACTERS_PER_TOKEN) + frame
 
 
-def _beginning(source: Source) -> Source:
-    if not isinstance(source, BuiltDialogues):
-        return source
-    return source.model_copy(update={"count": min(source.count, BUILT_SAMPLE)})
-
-
-def _measured(source: Source, train: TrainSection, tokenizer: Any, table: TokenTable) -> _Examined:
-    seen = _Examined()
-    for sample in load_samples([source], tokenizer, table, train).samples:
+def _measure(
+    reader: SourceReader,
+    train: TrainSection,
+    tokenizer: Any,
+    table: TokenTable,
+    seen: _Examined,
+) -> None:
+    for sample in encoded_samples(reader, tokenizer, table, train, look_at=seen.look_at):
         seen.add(len(sample.ids), sample.tasks, partial(segments_of_ids, sample, tokenizer, table))
-    return seen
+    _require(seen)
 
 
-def _estimated(source: Source, tokens: Sequence[TaskToken]) -> _Examined:
+def _estimate(reader: SourceReader, tokens: Sequence[TaskToken], seen: _Examined) -> None:
     task_of = {token.open: token.task for token in tokens}
     openers = re.compile("|".join(map(re.escape, task_of)))
-    seen = _Examined()
-    for dialogue in read_source(source):
+    for dialogue in reader:
+        seen.look_at(dialogue)
         said = " ".join(turn.text for turn in dialogue.turns if turn.role == "assistant")
         tasks = [task_of[opener] for opener in openers.findall(said)]
         seen.add(estimated_length(dialogue), tasks, partial(segments_of_dialogue, dialogue, tokens))
+    _require(seen)
+
+
+def _require(seen: _Examined) -> None:
     if not seen.lengths:
-        raise InputDataError(f"{source.name}: this data source holds no dialogue")
-    return seen
+        raise InputDataError(f"{seen.name}: this data source holds no dialogue")
 
 
-def _summary(source: Source, seen: _Examined) -> SourceSurvey:
+def _summary(source: Source, seen: _Examined, reader: SourceReader) -> SourceSurvey:
     examined = len(seen.lengths)
     return SourceSurvey(
         name=source.name,
         kind=source.kind,
-        dialogues=source.count if isinstance(source, BuiltDialogues) else examined,
+        dialogues=source.count if isinstance(source, BuiltDialogues | SceneSource) else examined,
         examined=examined,
         tokens_mean=sum(seen.lengths) / examined,
         tokens_longest=max(seen.lengths),
+        pictures=len(seen.pictured.keys),
+        masks=seen.pictured.masks,
+        skipped=reader.skipped,
+        dropped=reader.dropped,
     )
 
 
 def _epoch_counts(
-    surveys: Sequence[SourceSurvey], weights: Sequence[float | None], *, holdout: float
+    surveys: Sequence[SourceSurvey], weights: Sequence[float], *, holdout: float
 ) -> list[int]:
     """Return how many dialogues an epoch has of each source, those held out left out."""
     if not surveys:
         return []
-    given = [weight for weight in weights if weight is not None]
     held = [max(1, round(holdout * survey.dialogues)) if holdout else 0 for survey in surveys]
     sizes = [max(1, s.dialogues - h) for s, h in zip(surveys, held, strict=True)]
-    return list(Mixture(sizes=sizes, weights=given or None, seed=0).counts)
+    return list(Mixture(sizes=sizes, weights=list(weights) or None, seed=0).counts)

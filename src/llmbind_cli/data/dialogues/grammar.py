@@ -19,6 +19,7 @@ import functools
 import re
 from collections.abc import Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from random import Random
 
 ARTICLE = "\x01"
@@ -156,13 +157,20 @@ class PhraseBank:
 
 @functools.cache
 def phrases() -> PhraseBank:
-    """Load every phrase file of the package into one bank.
+    """Load every phrase file of the package into one bank."""
+    return read_bank(resources.files(__package__) / "phrases")
+
+
+def read_bank(folder: Traversable) -> PhraseBank:
+    """Load every phrase file of a folder into one bank.
+
+    Args:
+        folder: Its files that end in ``.txt`` are read, by name.
 
     Raises:
         ValueError: A file has a template before its first section, or repeats a section name.
     """
     sections: dict[str, list[str]] = {}
-    folder = resources.files(__package__) / "phrases"
     for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if not file.name.endswith(".txt"):
             continue

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from llmbind_cli.data.scenes.backgrounds import draw_background
-from llmbind_cli.data.scenes.graph import Scene
+from llmbind_cli.data.scenes.graph import Box, PlacedThing, Scene
 from llmbind_cli.data.scenes.sprites import Sprites
 
 _OPAQUE = 128
@@ -33,15 +35,34 @@ def render(
         KeyError: There is no sprite for a thing.
     """
     canvas = draw_background(scene.background, scene.shade, size_px)
-    instances = scene.instances()
-    masks = np.zeros((len(instances), size_px, size_px), np.bool_)
-    for number, (index, box) in enumerate(instances):
-        placed = scene.things[index]
+    placed = [(scene.things[index], box) for index, box in scene.instances()]
+    return draw_things(canvas, placed, sprites)
+
+
+def draw_things(
+    canvas: NDArray[np.float32], placed: Sequence[tuple[PlacedThing, Box]], sprites: Sprites
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw things on what lies behind them.
+
+    Args:
+        canvas: [S, S, 3] float32, 0 to 255; changed in place.
+        placed: Each single thing with its square, the hindmost first.
+        sprites: The things' looks.
+
+    Returns:
+        The picture, [S, S, 3] uint8 sRGB, and the visible part of each thing, [K, S, S] bool.
+
+    Raises:
+        KeyError: There is no sprite for a thing.
+    """
+    size_px = len(canvas)
+    masks = np.zeros((len(placed), size_px, size_px), np.bool_)
+    for number, (thing, box) in enumerate(placed):
         side = max(1, round(box.width * size_px))
         left = min(round(box.left * size_px), size_px - side)
         top = min(round(box.top * size_px), size_px - side)
-        sprite = sprites.painted(placed.thing.codes[placed.look], placed.colour)
-        if placed.flip:
+        sprite = sprites.painted(thing.thing.codes[thing.look], thing.colour)
+        if thing.flip:
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         # Pillow scales RGBA with premultiplied alpha, so no dark or coloured seams appear; a
         # sharper filter would ring and leave a faint halo far from the thing.

@@ -1,0 +1,87 @@
+"""``[sight]``: what the model sees with, and how its masks are trained.
+
+The weights of the losses are those of LLMBind (arXiv 2402.14891, Eq. 7-9) and LISA (arXiv
+2308.00692, section 4.1).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict
+
+from llmbind_cli.recipes.section import FilePath, Section
+
+Family = Literal["clip", "siglip", "sam", "efficientnet-lite0"]
+Fit = Literal["crop", "pad", "stretch", "corner"]
+Marks = Annotated[tuple[str, str], Strict(False)]
+
+
+class NetworkSection(Section):
+    """``[sight.vision_tower]`` and ``[sight.grounding_encoder]``: a frozen network.
+
+    Attributes:
+        family: ``clip``, ``siglip`` or ``efficientnet-lite0`` for the tower; ``sam`` or
+            ``efficientnet-lite0`` for the encoder.
+        source: Source of the weights, as for ``model.base``.
+        sha256: Expected hash of the weights; checked before they are loaded.
+        side_px: Side of the square that the network sees.
+        fit: How pictures are brought to it: ``crop`` takes the middle, ``pad`` fills up with the
+            mean colour, ``stretch`` scales each side, ``corner`` fills up at the right and at the
+            bottom. A grounding encoder needs ``corner``.
+        layer: Which hidden states of a ViT the LLM gets; -2 is the last but one.
+        strides: Which maps of EfficientNet are used, finest first.
+        architecture: Fields of the network's configuration in transformers, from which a dry run
+            counts where the weights are not cached.
+    """
+
+    family: Family
+    source: str = Field(min_length=1)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    side_px: int = Field(ge=1)
+    fit: Fit
+    layer: int = -2
+    strides: list[Literal[4, 8, 16, 32]] = Field(default=[])
+    architecture: dict[str, Any] | None = None
+
+
+class FeatureCacheSection(Section):
+    """``[sight.cache]``: keeps what the frozen networks give on the disk.
+
+    Attributes:
+        dir: Folder; a relative one starts at the current folder.
+        budget_gib: Most room; the least recently used features leave first.
+    """
+
+    dir: FilePath
+    budget_gib: float = Field(default=20.0, gt=0)
+
+
+class SightSection(Section):
+    """``[sight]``.
+
+    Attributes:
+        vision_tower: Feeds the language model.
+        grounding_encoder: Feeds the mask decoder; without it the model answers about pictures and
+            cuts nothing out.
+        mask_decoder: Settings of the light decoder that goes with EfficientNet: ``prompt_width``
+            and ``num_heads``.
+        image_marks: Two tokens of the base's tokenizer that stand around each picture.
+        segment_prompt: How ``llmbind segment`` asks; ``{}`` stands for the instruction.
+        mask_weight: λ_mask of Eq. (7).
+        bce_weight: Weight of the binary cross-entropy within the mask loss.
+        dice_weight: Weight of the Dice loss within it.
+        box_weight: Weight of the losses of boxes, which are those around the masks.
+        cache: Keeps features on the disk; not kept where it is not given.
+    """
+
+    vision_tower: NetworkSection
+    grounding_encoder: NetworkSection | None = None
+    mask_decoder: dict[Literal["prompt_width", "num_heads"], int] = Field(default={})
+    image_marks: Marks | None = None
+    segment_prompt: str = Field(default="{}", pattern=r"\{\}")
+    mask_weight: float = Field(default=1.0, ge=0)
+    bce_weight: float = Field(default=2.0, ge=0)
+    dice_weight: float = Field(default=0.5, ge=0)
+    box_weight: float = Field(default=0.2, ge=0)
+    cache: FeatureCacheSection | None = None

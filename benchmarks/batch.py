@@ -2,12 +2,16 @@
 
     python benchmarks/batch.py                          # 64 requests; 8, 64 and 512 items
     python benchmarks/batch.py --requests 6 --items 8 16 --rounds 1
+    python benchmarks/batch.py --batch-size 8           # decide on fewer at a time
 
 First part: the same mixed requests through ``llmbind generate --from`` and through
 ``benchmarks/batch_contenders.py``, which loads a pipeline for each call and decodes without a KV
 cache, one request at a time. Each runs in a process of its own, start and loading included; both
-answer with the embedded bundle and make files with the same random pipelines, which are so small
-that real ones would widen the gap. Bar: 10 times as fast.
+answer with the embedded bundle and make files with the same small random pipelines. Real ones take
+longer to load, which one side does once and the other for each file, and longer to make a file,
+which takes both sides the same. So the time in which loaded pipelines make files is also told, and
+the ratio without it. CPU time is told beside wall time, for machines that do other work as well.
+Bar: 10 times as fast, all included, by the clock.
 
 Second part: time per item from the first result to the last, image pipeline in memory, no language
 model, in batches of several sizes that take turns over some rounds; medians over rounds. Bar: the
@@ -21,12 +25,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +59,35 @@ def generator_flags(pipelines: Path) -> list[str]:
     return [word for task in CLASSES for word in ("--generator", f"{task}={pipelines / task}")]
 
 
-def seconds_of(command: Sequence[str | Path]) -> float:
+@dataclass(frozen=True, kw_only=True)
+class RunTime:
+    """What a process took, its start included.
+
+    Attributes:
+        wall_s: Seconds by the clock.
+        cpu_s: Seconds of all cores together.
+    """
+
+    wall_s: float
+    cpu_s: float
+
+
+def time_of(command: Sequence[str | Path]) -> RunTime:
     """Run a command; its failed items are no error, since both sides have the same."""
-    began = time.monotonic()
+    wall_s, cpu_s = time.monotonic(), children_cpu_s()
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if run.returncode not in (0, 3):
         sys.exit(f"{command[0]} … ended with {run.returncode}:\n{run.stderr}")
-    return time.monotonic() - began
+    return RunTime(wall_s=time.monotonic() - wall_s, cpu_s=children_cpu_s() - cpu_s)
 
 
-def compare(count: int, folder: Path) -> dict[str, Any]:
+def children_cpu_s() -> float:
+    """Return the CPU time of all ended processes that this one started."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def compare(count: int, batch_size: int, folder: Path) -> dict[str, Any]:
     """Time both ways on the same requests."""
     requests = folder / "requests.jsonl"
     requests.write_text("".join(json.dumps(row) + "\n" for row in mixed_requests(count)))
@@ -71,18 +96,47 @@ def compare(count: int, folder: Path) -> dict[str, Any]:
     slow = [sys.executable, contenders, requests, pipelines, folder / "script"]
     fast = [sys.executable, "-m", "llmbind_cli", "generate", "--from", requests, "--device", "cpu"]
     fast += ["--out", folder / "batch", *generator_flags(pipelines)]
-    batch_s, script_s = seconds_of(fast), seconds_of(slow)
+    fast += ["--batch-size", str(batch_size)]
+    batch, script = time_of(fast), time_of(slow)
     manifest = (folder / "batch" / "manifest.jsonl").read_text().splitlines()
-    ours = {line["id"]: line["reply"] for line in map(json.loads, manifest)}
+    lines = [json.loads(line) for line in manifest]
+    ours = {line["id"]: line["reply"] for line in lines}
     theirs = json.loads((folder / "script" / "replies.json").read_text())
+    batch_making_s = sum(line["seconds"] for line in lines if line["files"])
+    script_making_s = json.loads((folder / "script" / "making.json").read_text())
+    rest = (script.wall_s - script_making_s) / (batch.wall_s - batch_making_s)
     return {
         "requests": count,
-        "batch_s": round(batch_s, 1),
-        "script_s": round(script_s, 1),
-        "ratio": round(script_s / batch_s, 2),
+        "batch_size": batch_size,
+        "batch_s": round(batch.wall_s, 1),
+        "script_s": round(script.wall_s, 1),
+        "ratio": round(script.wall_s / batch.wall_s, 2),
+        "batch_cpu_s": round(batch.cpu_s, 1),
+        "script_cpu_s": round(script.cpu_s, 1),
+        "cpu_ratio": round(script.cpu_s / batch.cpu_s, 2),
+        "batch_making_s": round(batch_making_s, 1),
+        "script_making_s": round(script_making_s, 1),
+        "ratio_without_making": round(rest, 2),
         "same_replies": sum(ours[name] == reply for name, reply in theirs.items()),
-        "files": sum(json.loads(line)["status"] == "ok" for line in manifest),
+        "files": sum(line["status"] == "ok" for line in lines),
     }
+
+
+def print_comparison(report: dict[str, Any]) -> None:
+    """Print what :func:`compare` found."""
+    print(
+        f"{report['requests']} requests: batch {report['batch_s']} s, script "
+        f"{report['script_s']} s: {report['ratio']} times as fast (bar {SPEED_BAR}); "
+        f"{report['same_replies']} replies the same, {report['files']} files"
+    )
+    print(
+        f"of these, loaded pipelines made files for {report['batch_making_s']} and "
+        f"{report['script_making_s']} s; without: {report['ratio_without_making']} times as fast"
+    )
+    print(
+        f"CPU time: {report['batch_cpu_s']} and {report['script_cpu_s']} s: "
+        f"{report['cpu_ratio']} times"
+    )
 
 
 def cost_per_item(count: int, folder: Path, pipelines: Path, clock: Callable[[], float]) -> float:
@@ -132,6 +186,7 @@ def main() -> None:
     """Measure both parts and print them; with ``--report`` also write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=64, help="0 leaves the first part out")
+    parser.add_argument("--batch-size", type=int, default=64, help="requests decided at once")
     parser.add_argument("--items", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="of the second part")
@@ -142,12 +197,8 @@ def main() -> None:
         folder = Path(name)
         save_pipelines(folder / "pipelines")
         if args.requests:
-            report |= compare(args.requests, folder)
-            print(
-                f"{args.requests} requests: batch {report['batch_s']} s, script "
-                f"{report['script_s']} s: {report['ratio']} times as fast (bar {SPEED_BAR}); "
-                f"{report['same_replies']} replies the same, {report['files']} files"
-            )
+            report |= compare(args.requests, args.batch_size, folder)
+            print_comparison(report)
         clock = CLOCKS[args.clock]
         report |= measure_flatness(args.items, args.rounds, folder, clock) | {"clock": args.clock}
     for size, cost in report["ms_per_item"].items():

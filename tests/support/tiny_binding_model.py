@@ -9,20 +9,29 @@ import torch
 
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.build import build_model
+from llmbind_cli.model.config import SightConfig
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig
 
 TASKS = ["image", "edit", "video", "audio", "segment"]
 
 
-def build(base: Path, *, seed: int = 0, **adapter: Any) -> BoundModel:
+def build(
+    base: Path,
+    *,
+    seed: int = 0,
+    sight: SightConfig | None = None,
+    tasks: list[str] | None = None,
+    **adapter: Any,
+) -> BoundModel:
     """Build a binding model whose adapters are not zero."""
     model = build_model(
         name="tiny",
         base=str(base),
         base_sha256=None,
-        tasks=TASKS,
+        tasks=tasks or TASKS,
         adapter=LoraMoeConfig(r=2, num_experts=3, top_k=2, **adapter),
         licences={},
+        sight=sight,
         device="cpu",
         dtype="float32",
         seed=seed,

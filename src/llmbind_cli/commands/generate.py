@@ -64,7 +64,7 @@ def generate(
     how: GeneratorFlags,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, max=1024, help="Requests decided at once.")
-    ] = 8,
+    ] = 32,
     max_new_tokens: flags.MaxNewTokens = 256,
     gallery: flags.Gallery = False,
     model: flags.Model = flags.EMBEDDED,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from llmbind_cli.errors import LlmbindError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 SEED_LIMIT = 2**63
@@ -26,12 +28,16 @@ class GeneratorRequest:
     Attributes:
         prompt: What to make, in plain words; never empty.
         seed: Seed of this item alone, in [0, 2^63).
-        image: The picture to start from, for edits; RGB in the frame the viewer sees.
+        image: The picture to start from, for edits, or to point at; RGB in the frame the viewer
+            sees.
+        hidden_state: Of the semantic-embedding token that asks, float32 [D]; ``None`` for tasks
+            whose prompt is words.
     """
 
     prompt: str
     seed: int
     image: Image | None = None
+    hidden_state: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -48,11 +54,15 @@ class GeneratedArtifact:
         payload: The bytes of the whole file.
         media_type: Its type, for example ``image/png``.
         suffix: File-name suffix with its dot, for example ``.png``.
+        label: What tells it from the file that it goes with; empty for that file itself.
+        companions: Files that go with it, each with a label.
     """
 
     payload: bytes
     media_type: str
     suffix: str
+    label: str = ""
+    companions: tuple[GeneratedArtifact, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.payload:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmbind_cli.errors import InputDataError, LlmbindError, PartialFailure, error_of
@@ -21,11 +21,14 @@ class DecidedCall:
 
     Attributes:
         task: Task name of the token table.
-        prompt: What the model wrote for the generator.
+        prompt: What the model wrote for the generator, or the phrase that a single token is tied
+            to.
+        state: Hidden state of a single token, as text; ``None`` for pairs.
     """
 
     task: str
     prompt: str
+    state: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +55,30 @@ class Decision:
         return cls(
             id=plan.request.id,
             reply=plan.reply,
-            calls=[DecidedCall(task=call.task, prompt=call.prompt) for call in plan.calls],
+            calls=[
+                DecidedCall(
+                    task=call.task, prompt=call.prompt, state=plan.states.get(call.position)
+                )
+                for call in plan.calls
+            ],
             error=plan.error,
             seconds=plan.seconds,
         )
 
+    def restricted_to(self, tasks: Sequence[str]) -> Decision:
+        """Return the decision without the calls of other tasks."""
+        return replace(self, calls=[call for call in self.calls if call.task in tasks])
+
     def as_dict(self) -> dict[str, Any]:
-        """Return the decision as a JSON object."""
+        """Return the decision as a JSON object; a call's state appears only where it has one."""
         error = self.error
         return {
             "id": self.id,
             "reply": self.reply,
-            "calls": [asdict(call) for call in self.calls],
+            "calls": [
+                {name: value for name, value in asdict(call).items() if value is not None}
+                for call in self.calls
+            ],
             "error": error and {"code": error.exit_code, "message": str(error)},
             "seconds": round(self.seconds, 3),
         }

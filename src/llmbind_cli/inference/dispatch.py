@@ -22,9 +22,15 @@ from llmbind_cli.generators.base import (
 )
 from llmbind_cli.inference.artifacts import ArtifactFile, ArtifactFolder, ResultLine
 from llmbind_cli.inference.pictures import read_picture
+from llmbind_cli.inference.states import state_of_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+SIGHT_TASKS = ("segment", "detect")
+"""Tasks that point at something in a picture."""
+
+NEEDS_PICTURE = ("edit", *SIGHT_TASKS)
 
 _SEED_BITS = 53  # JSON readers such as jq hold numbers as doubles, exact up to 2^53
 
@@ -38,7 +44,7 @@ class Call(Protocol):
 
     @property
     def prompt(self) -> str:
-        """Text between the token pair."""
+        """Text between the token pair, or the phrase that a single token is tied to."""
 
 
 class GeneratorSource(Protocol):
@@ -59,8 +65,9 @@ class Job:
         prompt: Text for the generator.
         seed: Seed of this call alone, see :func:`item_seed`.
         reply: The whole reply; ``None`` where no model was asked.
-        image: The picture in context, for edits. One named by its path is read when the job's turn
-            has come, so that many waiting jobs hold no pictures.
+        image: The picture in context, to edit or to point at. One named by its path is read when
+            the job's turn has come, so that many waiting jobs hold no pictures.
+        state: Hidden state of a single token; ``None`` for tasks whose prompt is words.
         extra: Unknown fields of the input line, carried through.
     """
 
@@ -71,6 +78,7 @@ class Job:
     seed: int
     reply: str | None = None
     image: Image | Path | None = None
+    state: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -128,6 +136,8 @@ def jobs_of_reply(
                 seed=own,
                 reply=reply,
                 image=image,
+                # Calls that were decided on have one; those that were just parsed do not.
+                state=getattr(call, "state", None),
                 extra=extra or {},
             )
         )
@@ -255,7 +265,15 @@ def _result(
     if isinstance(outcome, LlmbindError):
         error = outcome
     else:
-        files = (artifacts.save(outcome, item_id=job.item_id, task=job.task, index=job.index),)
+        files = tuple(
+            artifacts.save(
+                artifact,
+                item_id=job.item_id,
+                task=f"{job.task}-{artifact.label}" if artifact.label else job.task,
+                index=job.index,
+            )
+            for artifact in (outcome, *outcome.companions)
+        )
     return ResultLine(
         id=job.item_id,
         status="ok" if error is None else "failed",
@@ -279,8 +297,8 @@ def _by_task(jobs: Sequence[Job]) -> dict[str, list[int]]:
 
 
 def _refusal(job: Job) -> LlmbindError | None:
-    if job.task == "edit" and job.image is None:
-        return UsageError("there is no picture to edit; name one")
+    if job.task in NEEDS_PICTURE and job.image is None:
+        return UsageError(f"there is no picture to {job.task}; name one")
     if not job.prompt.strip():
         return InputDataError("the prompt is empty")
     if not 0 <= job.seed < SEED_LIMIT:
@@ -290,4 +308,5 @@ def _refusal(job: Job) -> LlmbindError | None:
 
 def _request(job: Job) -> GeneratorRequest:
     image = read_picture(job.image) if isinstance(job.image, Path) else job.image
-    return GeneratorRequest(prompt=job.prompt, seed=job.seed, image=image)
+    state = None if job.state is None else state_of_text(job.state)
+    return GeneratorRequest(prompt=job.prompt, seed=job.seed, image=image, hidden_state=state)

@@ -125,7 +125,7 @@ def plan_requests(
     seed: int,
     max_new_tokens: int,
     temperature: float = 0.0,
-    batch_size: int = 8,
+    batch_size: int = 32,
 ) -> None:
     """Print one JSON line for each decision; run nothing.
 

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from llmbind_cli.errors import InputDataError, LlmbindError, TemporaryError, UnavailableError
 from llmbind_cli.inference.artifacts import ResultLine
 from llmbind_cli.inference.dispatch import item_seed
+from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import Request
+from llmbind_cli.inference.states import text_of_state
 from llmbind_cli.model.bound_model import BoundModel
-from llmbind_cli.model.chat_format import encode_chat
+from llmbind_cli.model.chat_format import ChatTurn, encode_chat
 from llmbind_cli.model.decode import Reply, check_length, decode
-from llmbind_cli.tokens import ReplyError, TaskCall, parse_reply, reply_text
+from llmbind_cli.model.vision.sight import SEGMENT
+from llmbind_cli.tokens import (
+    Payload,
+    ReplyError,
+    TaskCall,
+    parse_reply,
+    phrase_before,
+    reply_text,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +43,9 @@ class Plan:
         seed: The item's seed.
         reply: The reply's text with task tokens spelled out; ``None`` if there was none.
         ids: The reply's ids.
-        calls: The task calls, in order; empty for plain talk.
+        calls: The task calls, in order; empty for plain talk. The prompt of a single token is the
+            phrase that it is tied to.
+        states: Position of a call in ``ids`` → hidden state of its single token, as text.
         error: Why there is no decision.
         seconds: This item's share of its batch's wall time.
     """
@@ -37,6 +55,7 @@ class Plan:
     reply: str | None = None
     ids: tuple[int, ...] = ()
     calls: tuple[TaskCall, ...] = ()
+    states: Mapping[int, str] = field(default_factory=dict)
     error: LlmbindError | None = None
     seconds: float = 0.0
 
@@ -65,6 +84,7 @@ class _Prompt:
     ids: list[int]
     opening: tuple[int, ...]
     seed: int
+    images: tuple[Tensor, ...]
 
 
 class Planner:
@@ -86,7 +106,7 @@ class Planner:
         max_new_tokens: int,
         temperature: float = 0.0,
         run_seed: int = 0,
-        batch_size: int = 8,
+        batch_size: int = 32,
         on_token: Callable[[int, int], None] | None = None,
     ) -> None:
         if batch_size < 1:
@@ -109,16 +129,22 @@ class Planner:
     def _plan_batch(self, requests: Sequence[Request]) -> list[Plan]:
         started = time.monotonic()
         prompts: dict[int, list[int]] = {}
+        pictures: dict[int, list[Image]] = {}
         plans: dict[int, Plan] = {}
         seeds = [item_seed(self._run_seed, r.id) if r.seed is None else r.seed for r in requests]
         for index, request in enumerate(requests):
             try:
-                prompts[index] = self._encode(request)
+                ids = self._encode(request)
+                pictures[index] = self._read_pictures(request)
+                prompts[index] = ids
             except InputDataError as error:
                 plans[index] = Plan(request=request, seed=seeds[index], error=error)
+        seen = self._look_at([pictures[index] for index in prompts])
         jobs = [
-            _Prompt(ids=ids, opening=self._opening(requests[index]), seed=seeds[index])
-            for index, ids in prompts.items()
+            _Prompt(
+                ids=ids, opening=self._opening(requests[index]), seed=seeds[index], images=images
+            )
+            for (index, ids), images in zip(prompts.items(), seen, strict=True)
         ]
         replies = self._decode(jobs)
         share = (time.monotonic() - started) / max(1, len(requests))
@@ -131,12 +157,35 @@ class Planner:
             raise InputDataError(f"{request.id}: the prompt is empty")
         chat = encode_chat(
             self._model.tokenizer,
-            request.turns(),
+            self._turns(request),
             self._model.token_table,
             add_generation_prompt=True,
+            slot=self._model.image_slot,
         )
         check_length(self._model, chat.ids, self._max_new_tokens)
         return chat.ids
+
+    def _turns(self, request: Request) -> list[ChatTurn]:
+        """Return the conversation; an instruction to cut out is put as the bundle learned it."""
+        sight = self._model.sight
+        if request.modality == SEGMENT and sight is not None:
+            words = sight.config.segment_prompt.replace("{}", request.prompt)
+            request = dataclasses.replace(request, prompt=words)
+        return request.turns()
+
+    def _read_pictures(self, request: Request) -> list[Image]:
+        """Read all pictures of a conversation, for a model that sees."""
+        if self._model.sight is None:
+            return []
+        return [read_picture(path) for path in (*request.earlier_images, *request.images)]
+
+    def _look_at(self, pictures: Sequence[Sequence[Image]]) -> list[tuple[Tensor, ...]]:
+        """Return the embeddings of the pictures of each request."""
+        memory = self._model.pictures
+        if memory is None:
+            return [() for _ in pictures]
+        seen = iter(memory.embeddings([picture for some in pictures for picture in some]))
+        return [tuple(next(seen) for _ in some) for some in pictures]
 
     def _opening(self, request: Request) -> tuple[int, ...]:
         """Return the opening task token where the user fixed the modality."""
@@ -145,7 +194,9 @@ class Planner:
         if request.modality is not None and not fixed:
             served = ", ".join(t.task for t in table.tokens)
             raise UnavailableError(f"this bundle has no {request.modality} token; it has: {served}")
-        return tuple(table.ids[token.open] for token in fixed)
+        # Whether there is something to point at is for the model to say.
+        pairs = [token for token in fixed if token.payload is not Payload.HIDDEN_STATE]
+        return tuple(table.ids[token.open] for token in pairs)
 
     def _decode(self, prompts: Sequence[_Prompt]) -> list[Reply | LlmbindError]:
         """Decode; halve the batch when memory runs out (fault 38), down to single requests."""
@@ -158,6 +209,7 @@ class Planner:
                     temperature=self._temperature,
                     seeds=[prompt.seed for prompt in prompts],
                     openings=[prompt.opening for prompt in prompts],
+                    images=[prompt.images for prompt in prompts],
                     on_token=self._on_token,
                 )
             )
@@ -178,7 +230,10 @@ class Planner:
         error: LlmbindError | None = None
         calls: list[TaskCall] = []
         try:
-            calls = parse_reply(reply.ids, tokenizer, table)
+            calls = [
+                self._with_phrase(call, reply.ids, request.prompt)
+                for call in parse_reply(reply.ids, tokenizer, table)
+            ]
         except ReplyError as failure:
             error = failure
         return Plan(
@@ -187,6 +242,14 @@ class Planner:
             reply=text,
             ids=tuple(reply.ids),
             calls=tuple(calls),
+            states={place: text_of_state(state) for place, state in reply.hidden_states.items()},
             error=error,
             seconds=seconds,
         )
+
+    def _with_phrase(self, call: TaskCall, ids: Sequence[int], prompt: str) -> TaskCall:
+        """Give a call without a prompt the words before it, or else those of the user."""
+        if call.prompt:
+            return call
+        phrase = phrase_before(ids, call.position, self._model.tokenizer, self._model.token_table)
+        return dataclasses.replace(call, prompt=phrase or prompt)

@@ -26,6 +26,7 @@ class Request:
         history: Earlier turns of the conversation. In a ``gpt`` turn task tags count as task
             tokens, as in training records; in a ``human`` turn they are text.
         images: Pictures attached to the prompt.
+        earlier_images: Pictures attached to the turns of the history, in order.
         modality: The modality the user fixed; ``None`` lets the model choose.
         seed: The item's own seed; ``None`` derives one from the run's seed and the id.
         extra: Unknown fields of the input line, carried through to the result.
@@ -35,6 +36,7 @@ class Request:
     prompt: str
     history: tuple[ChatTurn, ...] = ()
     images: tuple[Path, ...] = ()
+    earlier_images: tuple[Path, ...] = ()
     modality: str | None = None
     seed: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)

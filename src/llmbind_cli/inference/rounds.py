@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmbind_cli.inference.artifacts import ResultLine
-from llmbind_cli.inference.dispatch import Job
+from llmbind_cli.inference.dispatch import NEEDS_PICTURE, SIGHT_TASKS, Job
 
 _MAKES_PICTURE = ("image", "edit")
 
@@ -21,7 +21,7 @@ def run_in_rounds(
     """Run the calls of several replies, as many at a time as do not wait for each other.
 
     An edit acts on the last picture that its own reply made before it, or else on the one attached
-    to the request.
+    to the request. A mask or box is always of the attached one, which the model has seen.
 
     Args:
         replies: The jobs of each reply, in order.
@@ -42,7 +42,9 @@ def run_in_rounds(
     for jobs in rounds:
         lines = run(
             [
-                replace(job, image=latest.get(job.item_id)) if job.task == "edit" else job
+                replace(job, image=_picture_of(job, latest, pictures))
+                if job.task in NEEDS_PICTURE
+                else job
                 for job in jobs
             ]
         )
@@ -53,6 +55,10 @@ def run_in_rounds(
                     latest[line.id] = Path(line.files[-1].path)
         results += lines
     return results
+
+
+def _picture_of(job: Job, latest: Mapping[str, Path], attached: Mapping[str, Path]) -> Path | None:
+    return (attached if job.task in SIGHT_TASKS else latest).get(job.item_id)
 
 
 def _groups(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -64,9 +64,10 @@ def config_of_folder(directory: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise IntegrityError(f"{directory}: the configuration does not load: {error}") from error
+    return config.text_config if config.model_type == "llava" else config
 
 
 def check_architecture(architecture: Mapping[str, Any] | None, config: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.chat_format import VICUNA_TEMPLATE
-from llmbind_cli.model.config import BaseModel, BundleConfig
+from llmbind_cli.model.config import BaseModel, BundleConfig, SightConfig
 from llmbind_cli.model.language_model import (
     load_language_model,
     load_tokenizer,
@@ -21,7 +21,8 @@ from llmbind_cli.model.token_rows import (
     initial_rows,
     is_tied,
 )
-from llmbind_cli.nn.device import choose_device
+from llmbind_cli.model.vision.sight import load_sight
+from llmbind_cli.nn.device import choose_device, choose_dtype
 from llmbind_cli.tokens import register_task_tokens, tasks_named
 from llmbind_cli.weights import cache
 
@@ -34,6 +35,7 @@ def build_model(
     tasks: list[str],
     adapter: LoraMoeConfig,
     licences: dict[str, str],
+    sight: SightConfig | None = None,
     device: str = "auto",
     dtype: str = "auto",
     seed: int = 0,
@@ -48,6 +50,7 @@ def build_model(
         tasks: Task names the bundle will serve.
         adapter: LoRA-MoE configuration.
         licences: Part → licence, for the bundle's configuration.
+        sight: What the bundle is to see with; the hashes of its networks are recorded.
         device: ``auto``, ``cpu`` or ``cuda``.
         dtype: Dtype of the frozen weights.
         seed: Seed of every random initial value.
@@ -68,6 +71,20 @@ def build_model(
         part: initial_rows(matrix.detach(), tokenizer, table, generator=generator)
         for part, matrix in matrices.items()
     }
+    seeing = None
+    if sight is not None:
+        seeing = load_sight(
+            sight,
+            bundle=None,
+            hidden_size=hidden_size,
+            tasks=tasks,
+            device=chosen,
+            dtype=choose_dtype(dtype, chosen),
+            offline=offline,
+            seed=seed,
+            embedding_rms=float(matrices[INPUT_ROWS].detach().float().square().mean().sqrt()),
+        )
+        sight = _pinned(sight)
     torch.manual_seed(seed)
     pin = base_sha256 or cache.digest_of(base)
     inject_lora_moe(language_model, dataclasses.replace(adapter, base_model_sha256=pin))
@@ -80,6 +97,7 @@ def build_model(
         tokens=table.tokens,
         token_ids=table.ids,
         licences=licences,
+        sight=sight,
     )
     return BoundModel(
         config=config,
@@ -87,4 +105,15 @@ def build_model(
         language_model=language_model,
         token_table=table,
         fingerprint="unsaved",
+        sight=seeing,
     )
+
+
+def _pinned(sight: SightConfig) -> SightConfig:
+    """Return the configuration with the hash of each network, as it was just loaded."""
+    pinned = {
+        name: dataclasses.replace(entry, sha256=entry.sha256 or cache.digest_of(entry.source))
+        for name in ("vision_tower", "grounding_encoder")
+        if (entry := getattr(sight, name)) is not None
+    }
+    return dataclasses.replace(sight, **pinned)

@@ -30,6 +30,9 @@ VICUNA_TEMPLATE = (
 IMAGE_MARKER = "[image attached]"
 """Stands before a turn for each picture attached to it, for an LLM without a vision tower."""
 
+IMAGE_ID = -1
+"""Stands for one position that a picture's embedding takes; no tokenizer gives a negative id."""
+
 _PLACEHOLDER = "xQ{}Zx"
 _PLACEHOLDERS = re.compile(r"xQ(\d+)Zx")
 
@@ -47,6 +50,21 @@ class ChatTurn:
     role: Literal["user", "assistant"]
     content: str | Sequence[int]
     num_images: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSlot:
+    """What a picture takes up in a conversation.
+
+    Attributes:
+        num_tokens: Positions that its embeddings take, from the vision tower's configuration.
+        before: Ids that stand before them.
+        after: Ids that stand after them.
+    """
+
+    num_tokens: int
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +86,21 @@ def encode_chat(
     table: TokenTable,
     *,
     add_generation_prompt: bool,
+    slot: ImageSlot | None = None,
 ) -> EncodedChat:
     """Encode a conversation.
+
+    A picture stands before the words of the turn that it is attached to. From the second one of a
+    conversation on, and where a turn has several, each is numbered in words ("Image 2:"), so that
+    people and model can tell them apart.
 
     Args:
         tokenizer: A tokenizer with a chat template.
         turns: The turns, oldest first.
         table: The task tokens that may become control tokens in assistant turns.
         add_generation_prompt: End with the template's opening of an assistant turn.
+        slot: What each picture takes up; ``None`` for an LLM without a vision tower, which is told
+            of pictures by :data:`IMAGE_MARKER` alone.
 
     Raises:
         IntegrityError: The tokenizer has no usable chat template.
@@ -84,9 +109,14 @@ def encode_chat(
     frames = _frames(tokenizer, roles, add_generation_prompt)
     ids = list(frames[0])
     spans = []
+    num_images = 0
     for turn, frame in zip(turns, frames[1:], strict=True):
         start = len(ids)
-        ids.extend(_encode_content(tokenizer, turn, table))
+        if slot is not None and turn.role == "user" and turn.num_images:
+            ids.extend(_encode_with_images(tokenizer, turn, slot, earlier=num_images))
+            num_images += turn.num_images
+        else:
+            ids.extend(_encode_content(tokenizer, turn, table))
         if turn.role == "assistant":
             ending = _end_of_turn(tokenizer, frame)
             spans.append((start, len(ids) + ending))
@@ -110,6 +140,29 @@ def _encode_content(tokenizer: Any, turn: ChatTurn, table: TokenTable) -> list[i
         return encode_reply_text(tokenizer, turn.content, table)
     marker = f"{IMAGE_MARKER}\n" * turn.num_images
     return encode_user_text(tokenizer, marker + turn.content)
+
+
+def _encode_with_images(
+    tokenizer: Any, turn: ChatTurn, slot: ImageSlot, *, earlier: int
+) -> list[int]:
+    """Encode a user's turn with its pictures before its words.
+
+    Args:
+        tokenizer: As for :func:`encode_chat`.
+        turn: Has at least one picture; its content is text.
+        slot: What each picture takes up.
+        earlier: Pictures of the turns before.
+    """
+    ids: list[int] = []
+    is_numbered = turn.num_images > 1 or earlier > 0
+    for index in range(turn.num_images):
+        words = "\n" if index else ""
+        if is_numbered:
+            words += f"Image {earlier + index + 1}: "
+        if words:
+            ids += encode_user_text(tokenizer, words)
+        ids += [*slot.before, *[IMAGE_ID] * slot.num_tokens, *slot.after]
+    return ids + encode_user_text(tokenizer, f"\n{turn.content}")
 
 
 def _end_of_turn(tokenizer: Any, frame: tuple[int, ...]) -> int:

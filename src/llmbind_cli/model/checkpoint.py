@@ -16,13 +16,14 @@ from torch import Tensor
 
 from llmbind_cli.errors import IntegrityError
 from llmbind_cli.model.bound_model import BoundModel
-from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, HEADS_NAME
+from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, HEADS_NAME, BundleConfig
 from llmbind_cli.model.lora_moe_adapter import (
     adapter_state_dict,
     decoder_layer_of,
     save_adapter,
 )
 from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attached_rows
+from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.weights.atomic import replace_directory
 from llmbind_cli.weights.hashes import check_safetensors
 from llmbind_cli.weights.tensors import check_tensors
@@ -48,11 +49,11 @@ def save_bundle(
     staging.mkdir(parents=True)
     model.tokenizer.save_pretrained(staging)
     save_adapter(model.language_model, staging / ADAPTER_DIR, dtype=dtype)
-    rows = {
-        name: row.detach().to("cpu", dtype or row.dtype).contiguous()
-        for name, row in attached_rows(model.language_model).items()
+    heads = {
+        name: head.detach().to("cpu", dtype or head.dtype).contiguous()
+        for name, head in trained_heads(model).items()
     }
-    (staging / HEADS_NAME).write_bytes(save(rows, metadata={"format": "pt"}))
+    (staging / HEADS_NAME).write_bytes(save(heads, metadata={"format": "pt"}))
     (staging / CONFIG_NAME).write_text(model.config.to_json(), encoding="utf-8")
     (staging / CARD_NAME).write_text(card, encoding="utf-8")
     replace_directory(staging, directory)
@@ -65,18 +66,27 @@ def _clear(directory: Path) -> None:
         shutil.rmtree(directory)
 
 
-def read_heads(bundle: Path, *, num_tokens: int, hidden_size: int, tied: bool) -> dict[str, Tensor]:
-    """Read and check the token rows of a bundle.
+def trained_heads(model: BoundModel) -> dict[str, torch.nn.Parameter]:
+    """Return what ``heads.safetensors`` holds: the token rows, and the heads of sight."""
+    heads = attached_rows(model.language_model)
+    return heads if model.sight is None else heads | model.sight.heads()
+
+
+def read_heads(
+    bundle: Path, *, num_tokens: int, hidden_size: int, tied: bool, sight: Sight | None = None
+) -> dict[str, Tensor]:
+    """Read and check the token rows of a bundle, and the heads of its sight.
 
     Args:
         bundle: The bundle directory.
         num_tokens: ``K``, the spellings in the bundle's token table.
         hidden_size: ``D`` of the base.
         tied: Whether the base ties input and output embeddings.
+        sight: What the bundle sees with, for the names and shapes of its heads.
 
     Raises:
         IntegrityError: The file is missing, truncated, has other tensors or shapes than the
-            token table and the base call for, or holds NaN or inf (faults 28, 30, 32).
+            token table, the base and the sight call for, or holds NaN or inf (faults 28, 30, 32).
     """
     from safetensors.torch import load_file
 
@@ -86,12 +96,18 @@ def read_heads(bundle: Path, *, num_tokens: int, hidden_size: int, tied: bool) -
     check_safetensors(path)
     tensors = load_file(path)
     names = {INPUT_ROWS} if tied else {INPUT_ROWS, OUTPUT_ROWS}
-    check_tensors(path, tensors, dict.fromkeys(names, (num_tokens, hidden_size)))
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (num_tokens, hidden_size))
+    if sight is not None:
+        shapes |= {name: tuple(head.shape) for name, head in sight.heads().items()}
+    check_tensors(path, tensors, shapes)
     return tensors
 
 
 def restore_weights(model: BoundModel, bundle: Path, *, new_layers: Collection[int] = ()) -> None:
-    """Copy a bundle's adapter and token rows into a model of the same shapes, dtypes kept.
+    """Copy what a bundle holds into a model of the same shapes, dtypes kept.
+
+    A model with more task tokens than the bundle, or with sight where the bundle has none, keeps
+    the initial values of what the bundle says nothing of.
 
     Args:
         model: The model, changed in place.
@@ -113,15 +129,34 @@ def restore_weights(model: BoundModel, bundle: Path, *, new_layers: Collection[i
     adapter = {name: p for name, p in adapter.items() if decoder_layer_of(name) not in new_layers}
     check_tensors(path, tensors, {name: tuple(p.shape) for name, p in adapter.items()})
     rows = attached_rows(model.language_model)
+    earlier = BundleConfig.read(bundle)
+    places = _places(bundle, earlier, model.config)
     saved = read_heads(
         bundle,
-        num_tokens=rows[INPUT_ROWS].shape[0],
+        num_tokens=len(places),
         hidden_size=rows[INPUT_ROWS].shape[1],
         tied=OUTPUT_ROWS not in rows,
+        sight=model.sight if earlier.sight is not None else None,
     )
     with torch.no_grad():
-        for name, parameter in (adapter | rows).items():
-            parameter.copy_((tensors | saved)[name])
+        for name, parameter in adapter.items():
+            parameter.copy_(tensors[name])
+        for name, parameter in rows.items():
+            parameter[places] = saved[name].to(parameter)
+        if model.sight is not None and earlier.sight is not None:
+            model.sight.load_heads(saved)
+
+
+def _places(bundle: Path, earlier: BundleConfig, now: BundleConfig) -> list[int]:
+    """Return which rows of a model the rows of a bundle are.
+
+    Raises:
+        IntegrityError: The bundle has a task token that the model has not.
+    """
+    order = {spelling: number for number, spelling in enumerate(now.token_ids)}
+    if unknown := [spelling for spelling in earlier.token_ids if spelling not in order]:
+        raise IntegrityError(f"{bundle}: has task tokens that this model lacks: {unknown}")
+    return [order[spelling] for spelling in earlier.token_ids]
 
 
 def check_base(bundle: Path, expected: Any, language_model: Any) -> None:

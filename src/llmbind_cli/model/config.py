@@ -1,13 +1,15 @@
 """``llmbind.json``: what a bundle is made of.
 
 A bundle is a directory: this file, tokenizer files, ``adapter/``, ``heads.safetensors`` and a
-model card. The frozen base is named by source and sha256, not copied.
+model card. The frozen networks (base, vision tower, grounding encoder) are named by source and
+sha256, not copied.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,62 @@ class BaseModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisionNetwork:
+    """A frozen network of a bundle that sees, and how pictures are made ready for it.
+
+    Attributes:
+        family: ``clip``, ``siglip``, ``sam`` or ``efficientnet-lite0``.
+        source: Source string for the weights room; a path that starts with a dot starts from the
+            bundle's folder.
+        sha256: Hash that pins the source's weights; ``None`` pins nothing.
+        side_px: Side of the square that the network sees.
+        fit: How a picture is brought to that square, one of
+            :data:`llmbind_cli.model.vision.preprocessing.FITS`.
+        layer: Which of a ViT's hidden states is taken, 0 being the embeddings and negative numbers
+            counting from the end; unused by other families.
+        strides: Which of EfficientNet's maps are taken, finest first; unused by other families.
+    """
+
+    family: str
+    source: str
+    sha256: str | None
+    side_px: int
+    fit: str
+    layer: int = -2
+    strides: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SightConfig:
+    """What a bundle sees with.
+
+    Attributes:
+        vision_tower: Feeds the language model.
+        grounding_encoder: Feeds the mask decoder; ``None`` for a bundle that answers about
+            pictures and cuts nothing out.
+        mask_decoder: Settings of the light decoder that goes with EfficientNet; that of Segment
+            Anything is as its encoder's own configuration says.
+        projector_layers: Linear layers between the tower and the LLM, 1 or 2.
+        image_marks: Spellings of tokens of the tokenizer that stand before and after the tokens of
+            each picture; empty for none.
+        segment_prompt: How ``segment`` asks; ``{}`` stands for the user's instruction.
+    """
+
+    vision_tower: VisionNetwork
+    grounding_encoder: VisionNetwork | None = None
+    mask_decoder: dict[str, Any] = field(default_factory=dict)
+    projector_layers: int = 2
+    image_marks: tuple[str, ...] = ()
+    segment_prompt: str = "{}"
+
+    def __post_init__(self) -> None:
+        if len(self.image_marks) not in (0, 2):
+            raise ValueError(f"image_marks must be none or two, got {self.image_marks}")
+        if "{}" not in self.segment_prompt:
+            raise ValueError(f"segment_prompt must hold {{}}, got {self.segment_prompt!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BundleConfig:
     """The content of ``llmbind.json``.
 
@@ -50,6 +108,7 @@ class BundleConfig:
         generators: Modality → source of its frozen generator.
         licences: Part → SPDX licence name.
         training: Provenance: recipe, data hashes, steps and seed of the run that made the bundle.
+        sight: What it sees with; ``None`` for a bundle that reads words only.
         format_version: Version of the bundle's layout.
     """
 
@@ -60,11 +119,14 @@ class BundleConfig:
     generators: dict[str, str] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    sight: SightConfig | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        """Return the file's text."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """Return the file's text; the keys of sight, if there are any, stand among the others."""
+        fields = asdict(self)
+        sight = fields.pop("sight")
+        return json.dumps(fields | (sight or {}), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, bundle: Path) -> BundleConfig:
@@ -88,6 +150,7 @@ class BundleConfig:
                     f"{path}: bundle format {version}, this llmbind reads {FORMAT_VERSION}"
                 )
             fields["language_model"] = BaseModel(**fields["language_model"])
+            sight = _pop_sight(fields)
             fields["tokens"] = tuple(
                 TaskToken(
                     **{
@@ -98,6 +161,21 @@ class BundleConfig:
                 )
                 for row in fields["tokens"]
             )
-            return cls(**fields)
+            return cls(**fields, sight=sight)
         except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
             raise IntegrityError(f"{path}: not a bundle configuration: {error}") from error
+
+
+def _pop_sight(fields: dict[str, Any]) -> SightConfig | None:
+    """Take the keys of :class:`SightConfig` out of the fields of a configuration."""
+    names = {entry.name for entry in dataclass_fields(SightConfig)}
+    found = {name: fields.pop(name) for name in names & fields.keys()}
+    if found.get("vision_tower") is None:
+        return None
+    for name in ("vision_tower", "grounding_encoder"):
+        if found.get(name) is not None:
+            entry = found[name]
+            strides = tuple(entry.get("strides", ()))
+            found[name] = VisionNetwork(**{**entry, "strides": strides})
+    found["image_marks"] = tuple(found.get("image_marks", ()))
+    return SightConfig(**found)

@@ -1,14 +1,14 @@
 """Batched decoding with a KV cache, a token grammar and captured hidden states.
 
-Rows are padded on the left, positions follow from the mask. What one row gets does not depend on
-the other rows: greedy choice, or sampling from uniform numbers drawn from the row's own seed.
+What one row gets does not depend on the other rows: prompts are laid out so that sums keep their
+order (:mod:`llmbind_cli.model.prompt_reading`), and ids are chosen greedily, or sampled with
+uniform numbers drawn from the row's own seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,13 @@ from torch import Tensor
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.chat_format import stop_ids
+from llmbind_cli.model.prompt_reading import (
+    number_images,
+    read_prompt,
+    read_prompts,
+    reads_together,
+    width_with_gap,
+)
 from llmbind_cli.model.token_grammar import TokenGrammar
 from llmbind_cli.tokens import Payload
 
@@ -59,6 +66,7 @@ def decode(
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
     openings: Sequence[Sequence[int]] | None = None,
+    images: Sequence[Sequence[Tensor]] | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Reply]:
     """Answer a batch of prompts.
@@ -71,6 +79,9 @@ def decode(
         seeds: One seed a row, for sampling.
         openings: Ids a row that its reply is made to start with, for example an opening task
             token; they count towards the reply.
+        images: The pictures of each prompt in order, each as embeddings ``[K, D]``; they take the
+            places of ``IMAGE_ID``. Prompts on one picture should name one tensor: what they begin
+            with is then read once.
         on_token: Called with ``(row, id)`` for each emitted id, the end of turn left out.
 
     Returns:
@@ -83,21 +94,34 @@ def decode(
         check_length(model, prompt, max_new_tokens)
     if not prompts:
         return []
-    run = _DecodingRun(
-        model,
-        prompts,
-        openings=openings or [()] * len(prompts),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seeds=seeds or [0] * len(prompts),
-    )
-    for step in range(max_new_tokens):
-        for row, index in run.advance(step):
-            if on_token is not None:
-                on_token(row, index)
-        if not run.rows:
-            break
-    return run.replies
+    table = None
+    if images is not None and any(images):
+        prompts, table = number_images(prompts, images)
+    openings = openings or [()] * len(prompts)
+    seeds = seeds or [0] * len(prompts)
+    longest = max(len(prompt) + len(start) for prompt, start in zip(prompts, openings, strict=True))
+    together = reads_together(model, width_with_gap(longest) + max_new_tokens)
+    everything = range(len(prompts))
+    replies: list[Reply] = []
+    for rows in [everything] if together else [[row] for row in everything]:
+        run = _DecodingRun(
+            model,
+            [prompts[row] for row in rows],
+            openings=[openings[row] for row in rows],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seeds=[seeds[row] for row in rows],
+            together=together,
+            image_table=table,
+        )
+        for step in range(max_new_tokens):
+            for row, index in run.advance(step):
+                if on_token is not None:
+                    on_token(rows[row], index)
+            if not run.rows:
+                break
+        replies += run.replies
+    return replies
 
 
 class _DecodingRun:
@@ -112,9 +136,9 @@ class _DecodingRun:
         max_new_tokens: int,
         temperature: float,
         seeds: Sequence[int],
+        together: bool,
+        image_table: Tensor | None = None,
     ) -> None:
-        from transformers import DynamicCache
-
         self.model = model
         self.replies = [Reply(ids=list(opening)) for opening in openings]
         self.rows = list(range(len(prompts)))
@@ -127,17 +151,20 @@ class _DecodingRun:
         }
         self.temperature = temperature
         self.uniform = _uniform(seeds, max_new_tokens, model.device)
-        self.cache: Any = DynamicCache(config=model.language_model.config)
         contexts = [[*prompt, *opening] for prompt, opening in zip(prompts, openings, strict=True)]
-        width = max(len(context) for context in contexts)
-        padded = [[0] * (width - len(c)) + c for c in contexts]
-        mask = [[0] * (width - len(c)) + [1] * len(c) for c in contexts]
-        self.input_ids = torch.tensor(padded, device=model.device)  # [B, T]
-        self.attention_mask = torch.tensor(mask, device=model.device)  # [B, T]
+        read = (
+            read_prompts(model, contexts, image_table)
+            if together
+            else read_prompt(model, contexts[0], image_table)
+        )
+        self.cache, self.first = read.cache, read.hidden_states
+        self.attention_mask = read.attention_mask  # [B, W + emitted]
+        self.positions = read.positions  # [B], of the id that comes next
+        self.input_ids = torch.empty(0)  # [B, 1] after the first step
 
     def advance(self, step: int) -> list[tuple[int, int]]:
         """Emit one id for each open row; return ``(row, id)`` of those that go on."""
-        hidden = self._forward()  # [B, D]
+        hidden = self.first if step == 0 else self._forward()  # [B, D]
         logits = self.model.output_head(hidden).float()  # [B, V]
         logits = self.grammar.constrain(logits, self.states)
         chosen = self._choose(logits, step)  # [B]
@@ -157,14 +184,14 @@ class _DecodingRun:
         return emitted
 
     def _forward(self) -> Tensor:
-        positions = (self.attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
         output = self.model.decoder(
             input_ids=self.input_ids,
             attention_mask=self.attention_mask,
-            position_ids=positions[:, -self.input_ids.shape[1] :],
+            position_ids=self.positions[:, None],
             past_key_values=self.cache,
             use_cache=True,
         )
+        self.positions += 1
         last: Tensor = output.last_hidden_state[:, -1]
         return last
 
@@ -183,6 +210,7 @@ class _DecodingRun:
             self.rows = [self.rows[place] for place in keep]
             self.input_ids, self.states = self.input_ids[index], self.states[index]
             self.attention_mask = self.attention_mask[index]
+            self.positions = self.positions[index]
             if keep:
                 self.cache.batch_select_indices(index)
         ones = self.attention_mask.new_ones((len(self.rows), 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,18 @@ import torch
 from llmbind_cli.errors import IntegrityError, UnavailableError
 from llmbind_cli.nn.device import choose_dtype
 
+_WITHIN_LLAVA = {
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+
 
 def load_language_model(directory: Path, *, device: torch.device, dtype: str) -> Any:
     """Load a causal LM from a local transformers directory.
+
+    Of a LLaVA (``llava-hf``) the language half is taken; its tower and projector are read where a
+    bundle's sight names the same source.
 
     Args:
         directory: ``config.json`` and safetensors weights.
@@ -25,24 +36,28 @@ def load_language_model(directory: Path, *, device: torch.device, dtype: str) ->
             nothing is initialised at random (fault 32).
         UnavailableError: Quantised loading without CUDA or bitsandbytes.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": choose_dtype(dtype, device)}
     if dtype in ("int8", "int4"):
         options |= _quantized(dtype, device)
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            directory,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise IntegrityError(f"{directory}: the language model does not load: {error}") from error
+    with quiet_transformers():
+        try:
+            whole = AutoConfig.from_pretrained(directory, local_files_only=True)
+            if whole.model_type == "llava":
+                options |= {"config": whole.text_config, "key_mapping": _WITHIN_LLAVA}
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise IntegrityError(
+                f"{directory}: the language model does not load: {error}"
+            ) from error
     absent = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if absent:
         raise IntegrityError(
@@ -92,3 +107,17 @@ def load_tokenizer(directory: Path) -> Any:
     if len(tokenizer) < 100:
         raise IntegrityError(f"{directory}: the tokenizer has only {len(tokenizer)} entries")
     return tokenizer
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from listing the other half of a file as weights that it did not use."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

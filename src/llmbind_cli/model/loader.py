@@ -12,8 +12,10 @@ from llmbind_cli.model.language_model import (
     load_tokenizer,
 )
 from llmbind_cli.model.lora_moe_adapter import load_adapter
-from llmbind_cli.model.token_rows import attach_token_rows, is_tied
-from llmbind_cli.nn.device import choose_device
+from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attach_token_rows, is_tied
+from llmbind_cli.model.vision.networks import resolve_part
+from llmbind_cli.model.vision.sight import load_sight
+from llmbind_cli.nn.device import choose_device, choose_dtype
 from llmbind_cli.tokens import TokenTable
 from llmbind_cli.weights import cache
 
@@ -50,17 +52,35 @@ def load_model(
             f"{bundle}: the tokenizer gives {', '.join(moved)} another id than {CONFIG_NAME}"
         )
     base = cache.resolve(
-        config.language_model.source, sha256=config.language_model.sha256, offline=offline
+        resolve_part(config.language_model.source, bundle),
+        sha256=config.language_model.sha256,
+        offline=offline,
     )
     language_model = load_language_model(base, device=chosen, dtype=dtype)
     check_base(bundle, config.language_model, language_model)
-    rows = read_heads(
+    sight = None
+    if config.sight is not None:
+        sight = load_sight(
+            config.sight,
+            bundle=bundle,
+            hidden_size=config.language_model.hidden_size,
+            tasks=[token.task for token in config.tokens],
+            device=chosen,
+            dtype=choose_dtype(dtype, chosen),
+            offline=offline,
+        )
+    heads = read_heads(
         bundle,
         num_tokens=len(table.ids),
         hidden_size=config.language_model.hidden_size,
         tied=is_tied(language_model),
+        sight=sight,
     )
-    attach_token_rows(language_model, table, {name: row.to(chosen) for name, row in rows.items()})
+    rows = {name: heads[name].to(chosen) for name in (INPUT_ROWS, OUTPUT_ROWS) if name in heads}
+    attach_token_rows(language_model, table, rows)
+    if sight is not None:
+        sight.load_heads(heads)
+        sight.eval().requires_grad_(False)
     load_adapter(language_model, bundle / ADAPTER_DIR, base_sha256=config.language_model.sha256)
     language_model.eval().requires_grad_(False)
     return BoundModel(
@@ -69,4 +89,5 @@ def load_model(
         language_model=language_model,
         token_table=table,
         fingerprint=fingerprint(bundle),
+        sight=sight,
     )

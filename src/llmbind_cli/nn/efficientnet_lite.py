@@ -18,6 +18,12 @@ from torch.nn import functional
 WIDTH = 1280
 """Width of the pooled features."""
 
+CHANNELS = {4: 24, 8: 40, 16: 112, 32: WIDTH}
+"""Stride of a feature map, in pixels of the input → its channels."""
+
+_LAST_BLOCKS = {2: 4, 4: 8, 10: 16}
+"""The last block at a stride → that stride; stride 32 ends with the convolution at the top."""
+
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 """Of ImageNet's sRGB values; https://pytorch.org/vision/stable/models.html."""
@@ -133,6 +139,25 @@ class EfficientNetLite0(nn.Module):
         hidden_states = hidden_states.contiguous(memory_format=torch.channels_last)
         feature_map: Tensor = self.top(self.blocks(self.stem(hidden_states)))
         return feature_map.mean(dim=(2, 3))
+
+    def feature_maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
+        """Describe every place of pictures, on four scales.
+
+        Args:
+            pixel_values: [B, 3, S, S], already normalised by :data:`MEAN` and :data:`DEVIATION`.
+
+        Returns:
+            Stride → [B, C, S / stride, S / stride] with the channels of :data:`CHANNELS`.
+        """
+        hidden_states = pixel_values.contiguous(memory_format=torch.channels_last)
+        hidden_states = self.stem(hidden_states)
+        maps: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks):
+            hidden_states = block(hidden_states)
+            if number in _LAST_BLOCKS:
+                maps[_LAST_BLOCKS[number]] = hidden_states
+        maps[32] = self.top(hidden_states)
+        return maps
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[B, 3, S, S], 0 to 1 → [B, 1280]."""

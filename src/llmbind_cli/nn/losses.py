@@ -63,12 +63,14 @@ def load_balancing_loss(
     return coefficient * num_experts * (choice_fraction * mean_probability).sum()
 
 
-def mask_bce_loss(logits: Tensor, target: Tensor) -> Tensor:
+def mask_bce_loss(logits: Tensor, target: Tensor, *, counted: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of masks: the mean over a mask's pixels, then over the masks.
 
     Args:
         logits: Scores before the sigmoid, float, [..., H, W]; the leading axes number the masks.
         target: 0 or 1, any dtype, of the same shape.
+        counted: True for the pixels that count, bool, of the same shape; ``None`` counts all. A
+            mask of which no pixel counts adds zero.
 
     Returns:
         Scalar, differentiable with respect to ``logits``; zero if there is no mask.
@@ -78,11 +80,15 @@ def mask_bce_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     scores, truth = _flat_masks(logits, target)
     losses = functional.binary_cross_entropy_with_logits(scores, truth, reduction="none")
-    # LISA: the pixel mean, summed over masks, divided by their number
-    return losses.mean(dim=1).sum() / max(1, scores.shape[0])
+    if counted is None:
+        # LISA: the pixel mean, summed over masks, divided by their number
+        return losses.mean(dim=1).sum() / max(1, scores.shape[0])
+    weights = _flat_masks(logits, counted)[1]
+    means = (losses * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    return means.sum() / max(1, scores.shape[0])
 
 
-def mask_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+def mask_dice_loss(logits: Tensor, target: Tensor, *, counted: Tensor | None = None) -> Tensor:
     """Dice loss of masks, averaged over them.
 
     With p = σ(logit): 1 − (2 Σ pt / 1000 + 1e-6) / (Σ p / 1000 + Σ t / 1000 + 1e-6). The scale
@@ -92,6 +98,7 @@ def mask_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: Scores before the sigmoid, float, [..., H, W]; the leading axes number the masks.
         target: 0 or 1, any dtype, of the same shape.
+        counted: True for the pixels that count, bool, of the same shape; ``None`` counts all.
 
     Returns:
         Scalar, differentiable with respect to ``logits``; zero if there is no mask.
@@ -101,6 +108,9 @@ def mask_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     scores, truth = _flat_masks(logits, target)
     probabilities = scores.sigmoid()
+    if counted is not None:
+        weights = _flat_masks(logits, counted)[1]
+        probabilities, truth = probabilities * weights, truth * weights
     overlap = 2 * (probabilities / _DICE_SCALE * truth).sum(dim=1)
     sizes = (probabilities / _DICE_SCALE).sum(dim=1) + (truth / _DICE_SCALE).sum(dim=1)
     losses = 1 - (overlap + _DICE_EPSILON) / (sizes + _DICE_EPSILON)  # LISA

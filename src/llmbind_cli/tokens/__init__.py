@@ -13,7 +13,13 @@ token.
 from __future__ import annotations
 
 from llmbind_cli.tokens.encoding import control_tokens, encode_reply_text, encode_user_text
-from llmbind_cli.tokens.reply import ReplyError, TaskCall, parse_reply, reply_text
+from llmbind_cli.tokens.reply import (
+    ReplyError,
+    TaskCall,
+    parse_reply,
+    phrase_before,
+    reply_text,
+)
 from llmbind_cli.tokens.table import (
     CLOSING_INIT_WORDS,
     TASK_TOKENS,
@@ -36,6 +42,7 @@ __all__ = [
     "encode_reply_text",
     "encode_user_text",
     "parse_reply",
+    "phrase_before",
     "register_task_tokens",
     "reply_text",
     "tasks_named",

@@ -73,6 +73,7 @@ def encode_reply_text(tokenizer: Any, text: str, table: TokenTable) -> list[int]
     """
     if not table.ids:
         return encode_user_text(tokenizer, text)
+    opening = {token.open for token in table.tokens if token.close is not None}
     pieces = re.split(f"({'|'.join(re.escape(s) for s in table.ids)})", text)
     ids: list[int] = []
     for index, piece in enumerate(pieces):
@@ -81,14 +82,17 @@ def encode_reply_text(tokenizer: Any, text: str, table: TokenTable) -> list[int]
             continue
         words = piece.rstrip() if index + 1 < len(pieces) else piece
         if index > 0 and words.strip():
-            words = _after_token(tokenizer, words, closing=pieces[index - 1].startswith("</"))
+            words = _after_token(tokenizer, words, closing=pieces[index - 1] not in opening)
         if words:
             ids.extend(encode_user_text(tokenizer, words))
     return ids
 
 
 def _after_token(tokenizer: Any, piece: str, *, closing: bool) -> str:
-    """Give a word after a task token the leading space under which the vocabulary knows it."""
+    """Give a word after a task token the leading space under which the vocabulary knows it.
+
+    What follows a closing or single token without a space, such as a full stop, goes without one.
+    """
     text = piece.lstrip()
     if closing and text == piece:
         return text

@@ -102,6 +102,35 @@ def parse_reply(
         raise ReplyError(message, kind=kind, reply=reply) from None
 
 
+_TRIMMED = " \t\n.,;:!?-–—()[]\"'"
+_JOINING = frozenset({"and", "then", "also", "or", "plus"})
+
+
+def phrase_before(
+    ids: Sequence[int], position: int, tokenizer: Any, table: TokenTable | None = None
+) -> str:
+    """Return the words that a single token is tied to: those since the task token before it.
+
+    Args:
+        ids: The reply's ids.
+        position: Of the token in them.
+        tokenizer: The tokenizer that the ids belong to.
+        table: The tokens that end a phrase; by default as for :func:`parse_reply`.
+
+    Returns:
+        The words without punctuation and joining words at either end; empty where none stand there.
+    """
+    table = table or TokenTable.of(tokenizer)
+    known = set(table.ids.values())
+    start = position
+    while start > 0 and int(ids[start - 1]) not in known:
+        start -= 1
+    words = reply_text(ids[start:position], tokenizer, table).strip(_TRIMMED).split()
+    while words and words[0].lower().strip(_TRIMMED) in _JOINING:
+        words.pop(0)
+    return " ".join(words).strip(_TRIMMED)
+
+
 class _Malformed(Exception):
     """Kind and message of a :class:`ReplyError` to be."""
 

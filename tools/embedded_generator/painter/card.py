@@ -75,9 +75,9 @@ beyond that; name a bigger model with `--generator image=PATH_OR_ID` for the res
 
 `python tools/embedded_generator/painter measure PIPELINE JUDGE`: {count} pictures, {steps} steps,
 guidance {guidance:g}, seed {seed}, prompts sha256
-{sha256}. The judge learned from
-seven other artists' drawings of the same things and never saw this style. The last column is what it
-makes of the true drawings: no generator of this style can be expected to pass it.
+{sha256}. The judge learned
+from seven other artists' drawings of the same things and never saw this style. The last column is
+what it makes of the true drawings: no generator of this style can be expected to pass it.
 
 | what | pictures | share | target | true drawings |
 |---|---|---|---|---|

@@ -20,7 +20,8 @@ from llmbind_cli.inference.batch.job import JobCard
 from llmbind_cli.inference.batch.job_folder import open_job
 from llmbind_cli.inference.batch.ledger import Ledger
 from llmbind_cli.inference.decisions import Decision, line_of_bad_line
-from llmbind_cli.inference.dispatch import Job, dispatch
+from llmbind_cli.inference.dispatch import SIGHT_TASKS, Job, dispatch
+from llmbind_cli.inference.masks import MaskSettings, WithMasks
 from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import BadLine, Request
@@ -30,6 +31,7 @@ from llmbind_cli.weights.lock import exclusive_lock
 
 if TYPE_CHECKING:
     from llmbind_cli.inference.planner import Planner
+    from llmbind_cli.model.bound_model import BoundModel
 
 LARGEST_WINDOW = 16
 """Most requests in a window, as a multiple of the batch size."""
@@ -118,12 +120,13 @@ class Batch:
         self._settings = settings
         self._options = options
         self._model = None if card.model is None else str(card.model)
-        self._registry = registry
+        self._makers = WithMasks(registry, self._load_model, settings.masks or MaskSettings())
         self._folder = folder
         self._ledger = Ledger(out=folder.out, shard=settings.shard)
         self._show = report
         self._stopped = stopped
         self._bar = bar
+        self._bound: BoundModel | None = None
         self._planner: Planner | None = None
         self._finished: set[str] = set()
         self._failed: set[str] = set()
@@ -192,6 +195,8 @@ class Batch:
                 return
             chosen = able[start : start + size]
             decisions = [Decision.of(plan) for plan in self._load_planner().plan(chosen)]
+            if self._settings.masks is not None:
+                decisions = [decision.restricted_to(SIGHT_TASKS) for decision in decisions]
             self._ledger.decide(decisions)
             for request, decision in zip(chosen, decisions, strict=True):
                 if decision.error is not None or not decision.calls:
@@ -219,7 +224,7 @@ class Batch:
                 self._take(line)
         return lines + dispatch(
             waiting,
-            generators=self._registry,
+            generators=self._makers,
             artifacts=self._folder,
             model=self._model,
             on_result=self._take,
@@ -247,12 +252,17 @@ class Batch:
             from llmbind_cli.inference.planner import Planner
 
             self._planner = Planner(
-                self._options.load(),
+                self._load_model(),
                 max_new_tokens=self._settings.max_new_tokens,
                 run_seed=self._settings.seed,
                 batch_size=self._settings.batch_size,
             )
         return self._planner
+
+    def _load_model(self) -> BoundModel:
+        if self._bound is None:
+            self._bound = self._options.load()
+        return self._bound
 
     def _record(self, line: ResultLine) -> None:
         self._folder.append(line)

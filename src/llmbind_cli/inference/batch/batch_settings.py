@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from llmbind_cli.errors import NothingToDo, UsageError
 from llmbind_cli.generators.registry import MODALITIES
 from llmbind_cli.inference.decisions import Decision
 from llmbind_cli.inference.dispatch import Job, item_seed, jobs_of_reply
+from llmbind_cli.inference.masks import MaskSettings
 from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.requests import BadLine, Request, read_requests
 from llmbind_cli.inference.shards import Shard
@@ -33,6 +34,7 @@ class BatchSettings:
         shard: The part of the job to do.
         wait_s: How long to wait for another run in the same folder, in seconds.
         fail_if_empty: No requests are an error.
+        masks: How masks are written, of a job that points at things.
     """
 
     requests: str
@@ -40,13 +42,14 @@ class BatchSettings:
     modality: str | None = None
     direct: bool = False
     generators: dict[str, str] = field(default_factory=dict)
-    batch_size: int = 8
+    batch_size: int = 32
     max_new_tokens: int = 256
     seed: int = 0
     resume: bool = True
     shard: Shard = field(default_factory=Shard)
     wait_s: float = 0.0
     fail_if_empty: bool = False
+    masks: MaskSettings | None = None
 
     def flags(self, options: ModelOptions) -> dict[str, Any]:
         """Return name → value of the flags that shape results."""
@@ -58,6 +61,7 @@ class BatchSettings:
             "device": options.device,
             "dtype": options.dtype,
             **{f"{m} settings": options.settings.shape(m) for m in MODALITIES},
+            **({} if self.masks is None else {"masks": asdict(self.masks)}),
         }
 
     def read(self) -> list[Request | BadLine]:

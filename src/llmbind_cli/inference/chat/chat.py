@@ -21,6 +21,7 @@ from llmbind_cli.inference.chat.replay import replay
 from llmbind_cli.inference.chat.session import Session
 from llmbind_cli.inference.chat.turn import Turn
 from llmbind_cli.inference.generate import plan_requests
+from llmbind_cli.inference.masks import MaskSettings, WithMasks
 from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import Request, read_requests, read_stdin
@@ -152,7 +153,8 @@ def _hold(
         if entry.is_picture:
             preview.show(entry.path)
 
-    turn = Turn(session, generators, out=chat.out, seed=chat.seed, on_file=show)
+    makers = WithMasks(generators, lambda: session.model, MaskSettings())
+    turn = Turn(session, makers, out=chat.out, seed=chat.seed, on_file=show)
     try:
         if prompt is not None:
             turn.run(prompt, stream=not console.json)

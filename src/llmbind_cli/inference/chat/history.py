@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmbind_cli.errors import UsageError
 from llmbind_cli.inference.chat.picture_references import PictureReference, picture_references
+from llmbind_cli.inference.dispatch import SIGHT_TASKS
 
 ATTACHED = "attached"
 """Task name of a file that the user brought."""
@@ -41,8 +42,8 @@ class HistoryEntry:
 
     @property
     def is_picture(self) -> bool:
-        """Whether an edit can start from it; a clip stored as GIF is no picture."""
-        return self.media_type.startswith("image/") and self.task != "video"
+        """Whether an edit can start from it; a clip stored as GIF is no picture, nor is a mask."""
+        return self.media_type.startswith("image/") and self.task not in ("video", *SIGHT_TASKS)
 
 
 class History:
@@ -69,6 +70,11 @@ class History:
     def in_hand(self) -> HistoryEntry | None:
         """The picture that the next edit acts on, unless the message names another."""
         return None if self._in_hand is None else self.find(self._in_hand)
+
+    @property
+    def last_attached(self) -> HistoryEntry | None:
+        """The picture that the user attached last."""
+        return next((e for e in reversed(self._entries) if e.task == ATTACHED), None)
 
     @property
     def next_number(self) -> int:

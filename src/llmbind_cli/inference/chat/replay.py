@@ -18,7 +18,7 @@ from llmbind_cli.inference.chat.journal import (
     TurnEvent,
     read_journal,
 )
-from llmbind_cli.inference.dispatch import GeneratorSource, Job, dispatch
+from llmbind_cli.inference.dispatch import SIGHT_TASKS, GeneratorSource, Job, dispatch
 from llmbind_cli.inference.generate import show
 from llmbind_cli.weights.hashes import sha256_file
 
@@ -51,7 +51,7 @@ def replay(path: Path, *, generators: GeneratorSource, out: Path) -> None:
                 wrong.append(f"#{event.file.number} ({event.file.path}) is gone or was altered")
         elif isinstance(event, TurnEvent):
             for index, call in enumerate(event.calls):
-                if call.file is None:
+                if call.file is None or _needs_model(event, index):
                     continue
                 total += 1
                 (line,) = dispatch(
@@ -87,6 +87,14 @@ def _job(event: TurnEvent, index: int, pictures: dict[int, Path]) -> Job:
         reply=event.reply,
         image=None if call.source is None else pictures.get(call.source),
     )
+
+
+def _needs_model(event: TurnEvent, index: int) -> bool:
+    """Say whether a call's file came from the language model's own state, and tell that it did."""
+    if event.calls[index].task not in SIGHT_TASKS:
+        return False
+    console.warn(f"turn {event.turn}: a mask is left out, since it needs the language model")
+    return True
 
 
 def _is_same(file: FileRecord) -> bool:

@@ -52,6 +52,8 @@ class Session:
         self._seed = seed
         self._turns: list[ChatTurn] = []
         self._attached: list[HistoryEntry] = []
+        # The pictures of the turns so far, in the order in which the model saw them.
+        self._seen: list[Path] = []
         self._events: list[Event] = []
         # Counts on over a reset, so that no two turns share a seed or a file name.
         self._turn = 0
@@ -104,6 +106,7 @@ class Session:
             prompt=prompt,
             history=tuple(self._turns),
             images=tuple(entry.path for entry in self._attached),
+            earlier_images=tuple(self._seen),
         )
         planner = Planner(
             self.model,
@@ -115,6 +118,7 @@ class Session:
         (plan,) = planner.plan([request])
         if plan.error is None:
             self._turns += [request.turns()[-1], ChatTurn(role="assistant", content=plan.ids)]
+            self._seen += request.images
             self._turn += 1
         return plan
 
@@ -209,6 +213,7 @@ class Session:
                 ChatTurn(role="user", content=event.user, num_images=len(event.images)),
                 ChatTurn(role="assistant", content=event.reply),
             ]
+            self._seen += [self.history.find(number).path for number in event.images]
             for call in event.calls:
                 if call.file is not None:
                     self.history.add(_made(call, call.file, event.turn))
@@ -229,6 +234,7 @@ class Session:
 
     def _forget(self) -> None:
         self._turns.clear()
+        self._seen.clear()
         self._attached.clear()
         self.history.clear()
 

@@ -11,11 +11,18 @@ from typing import Protocol
 from llmbind_cli.console import console
 from llmbind_cli.errors import LlmbindError, PartialFailure, UsageError
 from llmbind_cli.inference.artifacts import ArtifactFolder, ResultLine
-from llmbind_cli.inference.chat.history import History, HistoryEntry
+from llmbind_cli.inference.chat.history import ATTACHED, History, HistoryEntry
 from llmbind_cli.inference.chat.journal import CallRecord, FileRecord
 from llmbind_cli.inference.chat.session import Session
 from llmbind_cli.inference.chat.streaming import ReplyPrinter
-from llmbind_cli.inference.dispatch import GeneratorSource, Job, dispatch, jobs_of_reply
+from llmbind_cli.inference.decisions import Decision
+from llmbind_cli.inference.dispatch import (
+    SIGHT_TASKS,
+    GeneratorSource,
+    Job,
+    dispatch,
+    jobs_of_reply,
+)
 from llmbind_cli.inference.planner import Plan
 
 _PICTURE_TASKS = ("image", "edit")
@@ -29,16 +36,19 @@ class CheckedGenerators(GeneratorSource, Protocol):
 
 
 class EditSources:
-    """Which picture each edit of one reply starts from.
+    """Which picture each edit of one reply starts from, and which one each mask is of.
 
     The k-th edit takes the k-th picture that the message names; an edit beyond those takes the
-    picture in hand, which may be one that the same reply has just made.
+    picture in hand, which may be one that the same reply has just made. Masks are of pictures that
+    the model has seen: the k-th one named, the last one named for those beyond, or else the picture
+    in hand or the one attached last.
     """
 
     def __init__(self, history: History, message: str) -> None:
         self._history = history
         self._message = message
         self._named: list[HistoryEntry] | None = None
+        self._pointed: list[HistoryEntry] | None = None
         self._missing = False
 
     def note(self, line: ResultLine) -> None:
@@ -65,6 +75,26 @@ class EditSources:
                 "with --image FILE, or /image FILE on a terminal"
             )
         return self._history.in_hand
+
+    def look(self) -> HistoryEntry:
+        """Return the picture of the next mask or box.
+
+        Raises:
+            UsageError: The conversation has no picture, or not the one that is named.
+        """
+        if self._pointed is None:
+            self._pointed = self._history.named(self._message)
+        if self._pointed:
+            return self._pointed.pop(0) if len(self._pointed) > 1 else self._pointed[0]
+        in_hand = self._history.in_hand
+        if in_hand is not None and in_hand.task == ATTACHED:
+            return in_hand
+        if self._history.last_attached is None:
+            raise UsageError(
+                "the reply points at a picture, and this conversation has none: attach one with "
+                "--image FILE, or /image FILE on a terminal"
+            )
+        return self._history.last_attached
 
 
 class Turn:
@@ -125,7 +155,10 @@ class Turn:
         sources = EditSources(self.session.history, plan.request.prompt)
         failures = []
         for job in jobs_of_reply(
-            plan.calls, item_id=plan.request.id, run_seed=self._seed, reply=plan.reply
+            Decision.of(plan).calls,
+            item_id=plan.request.id,
+            run_seed=self._seed,
+            reply=plan.reply,
         ):
             line, source = self._run(job, sources)
             sources.note(line)
@@ -139,6 +172,8 @@ class Turn:
         try:
             if job.task == "edit":
                 source = sources.take()
+            elif job.task in SIGHT_TASKS:
+                source = sources.look()
             self._generators.check(job.task)
             job = dataclasses.replace(job, image=None if source is None else source.path)
         except LlmbindError as error:

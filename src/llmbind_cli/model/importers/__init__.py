@@ -1,0 +1,1 @@
+"""Published models of other projects as bundles."""

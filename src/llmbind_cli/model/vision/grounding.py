@@ -1,0 +1,90 @@
+"""Grounding encoders: networks whose feature maps the mask decoder reads.
+
+The image encoder of Segment Anything (arXiv 2304.02643), as in LISA and LLMBind; or
+EfficientNet-lite0's maps for bundles that must be small. Both see a picture scaled to the long side
+and padded at the right and at the bottom, and stay frozen.
+
+Notation: ``B`` pictures, ``S`` side of the square, ``C`` channels of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from llmbind_cli.model.vision.preprocessing import Preprocessing
+from llmbind_cli.model.vision.towers import check_strides
+from llmbind_cli.nn.efficientnet_lite import CHANNELS, EfficientNetLite0
+
+
+class GroundingEncoder(Protocol):
+    """What the rest of the model needs of an encoder; it is an ``nn.Module`` as well."""
+
+    preprocessing: Preprocessing
+    channels: tuple[int, ...]
+
+    def __call__(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Float [B, 3, S, S] → maps, finest first, each [B, C, h, w] in float32."""
+
+
+class SamGrounding(nn.Module):
+    """The image encoder of Segment Anything, ViT-B, L or H.
+
+    Args:
+        network: A ``SamVisionModel`` of transformers.
+        preprocessing: Of pictures; its side must be that of the network.
+
+    Raises:
+        ValueError: The network has another side.
+    """
+
+    def __init__(self, network: Any, *, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        if network.config.image_size != preprocessing.side_px:
+            raise ValueError(
+                f"side_px must be the network's {network.config.image_size}, "
+                f"got {preprocessing.side_px}"
+            )
+        self.network = network
+        self.preprocessing = preprocessing
+        self.channels: tuple[int, ...] = (int(network.config.output_channels),)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Float [B, 3, S, S] → one map, [B, C, S / patch, S / patch]."""
+        dtype = next(self.network.parameters()).dtype
+        features: Tensor = self.network(pixel_values.to(dtype)).last_hidden_state
+        return (features.float(),)
+
+
+class EfficientNetGrounding(nn.Module):
+    """Feature maps of EfficientNet-lite0.
+
+    Args:
+        network: The backbone, which may be shared with a vision tower.
+        preprocessing: Of pictures.
+        strides: Of the maps, finest first.
+
+    Raises:
+        ValueError: A stride is unknown, or they are not in order, or the side does not fit.
+    """
+
+    def __init__(
+        self,
+        network: EfficientNetLite0,
+        *,
+        preprocessing: Preprocessing,
+        strides: Sequence[int] = (4, 8, 16, 32),
+    ) -> None:
+        super().__init__()
+        check_strides(strides, preprocessing.side_px)
+        self.network = network
+        self.preprocessing = preprocessing
+        self.strides = tuple(strides)
+        self.channels = tuple(CHANNELS[stride] for stride in strides)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Float [B, 3, S, S] → one map a stride, [B, C, S / stride, S / stride]."""
+        maps = self.network.feature_maps(pixel_values)
+        return tuple(maps[stride].float() for stride in self.strides)

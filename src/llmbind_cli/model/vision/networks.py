@@ -1,0 +1,262 @@
+"""The frozen networks of sight, each from its own published layout.
+
+``clip`` and ``siglip``: the vision half of a folder in transformers layout, be it a vision model, a
+whole CLIP or SigLIP, or a LLaVA (``llava-hf``) whose tower it is. ``sam``: a ``SamModel`` in
+transformers layout, ViT-B, L or H. ``efficientnet-lite0``: the weights of the Python package, or
+the same ones with folded normalisations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmbind_cli.errors import ConfigurationError, IntegrityError
+from llmbind_cli.model.config import VisionNetwork
+from llmbind_cli.model.language_model import quiet_transformers
+from llmbind_cli.model.vision.grounding import (
+    EfficientNetGrounding,
+    GroundingEncoder,
+    SamGrounding,
+)
+from llmbind_cli.model.vision.preprocessing import FITS, Preprocessing
+from llmbind_cli.model.vision.towers import EfficientNetTower, VisionTower, ViTTower
+from llmbind_cli.nn import efficientnet_lite
+from llmbind_cli.weights import cache
+from llmbind_cli.weights.hashes import check_safetensors
+
+TOWERS = ("clip", "siglip", "efficientnet-lite0")
+GROUNDINGS = ("sam", "efficientnet-lite0")
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+_HALF = (0.5, 0.5, 0.5)
+_NORMALISATION = {
+    "clip": (_CLIP_MEAN, _CLIP_DEVIATION),
+    "siglip": (_HALF, _HALF),
+    "sam": (efficientnet_lite.MEAN, efficientnet_lite.DEVIATION),
+    "efficientnet-lite0": (efficientnet_lite.MEAN, efficientnet_lite.DEVIATION),
+}
+"""Mean and deviation of red, green and blue that each family was trained with. Those of Segment
+Anything are 123.675, 116.28, 103.53 and 58.395, 57.12, 57.375, which is ImageNet's times 255."""
+
+_WITHIN_LLAVA = {r"^(model\.)?vision_tower\.(vision_model\.)?": ""}
+
+
+def preprocessing_of(entry: VisionNetwork) -> Preprocessing:
+    """Return how pictures are made ready for a network.
+
+    Raises:
+        ConfigurationError: The family or the way to fit is unknown.
+    """
+    if entry.family not in _NORMALISATION or entry.fit not in FITS:
+        raise ConfigurationError(
+            f"a vision network needs a family of {', '.join(_NORMALISATION)} and a fit of "
+            f"{', '.join(FITS)}, got {entry.family!r} and {entry.fit!r}"
+        )
+    mean, deviation = _NORMALISATION[entry.family]
+    return Preprocessing(
+        side_px=entry.side_px,
+        fit=entry.fit,
+        mean=mean,
+        deviation=deviation,
+        bicubic=entry.family != "sam",
+    )
+
+
+def resolve_part(source: str, bundle: Path | None) -> str:
+    """Return the source of a bundle's part; a path with a dot in front starts from the bundle."""
+    if bundle is not None and source.startswith(("./", "../")):
+        return str((bundle / source).resolve())
+    return source
+
+
+class NetworkLoader:
+    """Loads the frozen networks of one bundle; what two entries share is loaded once.
+
+    Args:
+        bundle: The bundle's folder, from which relative sources start; ``None`` for none.
+        device: Where the networks go.
+        dtype: Of transformers' networks; convolutions stay in float32.
+        offline: Never use the network.
+    """
+
+    def __init__(
+        self, *, bundle: Path | None, device: torch.device, dtype: torch.dtype, offline: bool
+    ) -> None:
+        self._bundle = bundle
+        self._device = device
+        self._dtype = dtype
+        self._offline = offline
+        self._loaded: dict[tuple[str, str], nn.Module] = {}
+
+    def folder(self, entry: VisionNetwork) -> Path:
+        """Return the folder of a network's weights, checked against its pin.
+
+        Raises:
+            ModelNotFoundError: It is neither there nor to be fetched.
+            IntegrityError: The weights are damaged or others.
+        """
+        source = resolve_part(entry.source, self._bundle)
+        return cache.resolve(source, sha256=entry.sha256, offline=self._offline)
+
+    def tower(self, entry: VisionNetwork) -> VisionTower:
+        """Load a vision tower.
+
+        Raises:
+            ConfigurationError: The family is none of :data:`TOWERS`, or a setting does not fit.
+            IntegrityError: The weights do not fit the family.
+        """
+        network = self._network(entry, TOWERS)
+        preprocessing = preprocessing_of(entry)
+        with _settings_of(entry):
+            if entry.family == "efficientnet-lite0":
+                return EfficientNetTower(
+                    _backbone(network),
+                    preprocessing=preprocessing,
+                    strides=entry.strides or (32,),
+                )
+            return ViTTower(network, preprocessing=preprocessing, layer=entry.layer)
+
+    def grounding(self, entry: VisionNetwork) -> GroundingEncoder:
+        """Load a grounding encoder; errors as for :meth:`tower`."""
+        if entry.fit != "corner":
+            raise ConfigurationError(
+                f"a grounding encoder needs the fit corner, by which its masks find back into the "
+                f"picture's frame; got {entry.fit!r}"
+            )
+        network = self._network(entry, GROUNDINGS)
+        preprocessing = preprocessing_of(entry)
+        with _settings_of(entry):
+            if entry.family == "efficientnet-lite0":
+                return EfficientNetGrounding(
+                    _backbone(network),
+                    preprocessing=preprocessing,
+                    strides=entry.strides or tuple(efficientnet_lite.CHANNELS),
+                )
+            return SamGrounding(network, preprocessing=preprocessing)
+
+    def sam_config(self, entry: VisionNetwork) -> Any:
+        """Return the ``SamConfig`` of a grounding encoder of family ``sam``."""
+        from transformers import SamConfig
+
+        return SamConfig.from_pretrained(self.folder(entry), local_files_only=True)
+
+    def tensors(self, entry: VisionNetwork, *prefixes: str) -> dict[str, Tensor]:
+        """Read some tensors of a network's own files.
+
+        Args:
+            entry: The network.
+            prefixes: Of the names of the tensors wanted.
+        """
+        from safetensors import safe_open
+
+        found: dict[str, Tensor] = {}
+        for path in sorted(self.folder(entry).glob("*.safetensors")):
+            check_safetensors(path)
+            with safe_open(path, framework="pt") as file:
+                names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118
+                found |= {name: file.get_tensor(name) for name in names}
+        return found
+
+    def _network(self, entry: VisionNetwork, families: tuple[str, ...]) -> nn.Module:
+        if entry.family not in families:
+            raise ConfigurationError(
+                f"the family must be one of {', '.join(families)} here, got {entry.family!r}"
+            )
+        folder = self.folder(entry)
+        key = (entry.family, str(folder))
+        if key not in self._loaded:
+            network = (
+                load_efficientnet(folder)
+                if entry.family == "efficientnet-lite0"
+                else _load_transformer(folder, entry.family, self._dtype)
+            )
+            self._loaded[key] = network.to(self._device).eval().requires_grad_(False)
+        return self._loaded[key]
+
+
+def _backbone(network: nn.Module) -> efficientnet_lite.EfficientNetLite0:
+    if not isinstance(network, efficientnet_lite.EfficientNetLite0):
+        raise TypeError(f"expected EfficientNetLite0, got {type(network).__name__}")
+    return network
+
+
+@contextlib.contextmanager
+def _settings_of(entry: VisionNetwork) -> Iterator[None]:
+    """Turn a setting that does not fit a network into an error that names the network."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigurationError(f"{entry.family} of {entry.source}: {error}") from error
+
+
+def load_efficientnet(folder: Path) -> efficientnet_lite.EfficientNetLite0:
+    """Load EfficientNet-lite0 from a folder with one safetensors file.
+
+    Args:
+        folder: Holds the weights of efficientnet-lite-pytorch 0.1.0, or the state of an
+            ``EfficientNetLite0``.
+
+    Raises:
+        IntegrityError: The file is missing or damaged, or holds other weights.
+    """
+    from safetensors.torch import load_file
+
+    path = next(iter(sorted(folder.glob("*.safetensors"))), None)
+    if path is None:
+        raise IntegrityError(f"{folder}: holds no safetensors file of EfficientNet-lite0")
+    check_safetensors(path)
+    tensors = load_file(path)
+    network = efficientnet_lite.EfficientNetLite0()
+    try:
+        is_folded = "stem.convolution.weight" in tensors
+        network.load_state_dict(tensors if is_folded else efficientnet_lite.folded(tensors))
+    except (KeyError, RuntimeError) as error:
+        raise IntegrityError(f"{path}: not the weights of EfficientNet-lite0: {error}") from error
+    return network
+
+
+def _load_transformer(folder: Path, family: str, dtype: torch.dtype) -> nn.Module:
+    """Load the vision half of a folder in transformers layout."""
+    import transformers
+
+    vision_class = {
+        "clip": transformers.CLIPVisionModel,
+        "siglip": transformers.SiglipVisionModel,
+        "sam": transformers.SamVisionModel,
+    }[family]
+    options: dict[str, Any] = {}
+    with quiet_transformers():
+        try:
+            whole = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            if whole.model_type == "llava":
+                options = {"config": whole.vision_config, "key_mapping": _WITHIN_LLAVA}
+            found = options.get("config", getattr(whole, "vision_config", whole)).model_type
+            if found.split("_")[0] != family:
+                raise IntegrityError(f"{folder}: holds a {found}, not a {family} network")
+            network, info = vision_class.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=dtype,
+                output_loading_info=True,
+                **options,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise IntegrityError(
+                f"{folder}: the {family} network does not load: {error}"
+            ) from error
+    absent = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
+    if absent:
+        raise IntegrityError(
+            f"{folder}: {len(absent)} weights of the {family} network are missing or of another "
+            f"shape, the first: {absent[0]}"
+        )
+    loaded: nn.Module = network
+    return loaded

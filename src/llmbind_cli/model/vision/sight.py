@@ -1,0 +1,303 @@
+"""Sight: what lies between pictures and the language model, in both directions.
+
+Pictures → vision tower → projector → positions of the LLM; the hidden states of its ``seg`` and
+``detect`` tokens → masks and boxes of the picture (LLMBind, arXiv 2402.14891, sections 3.1 and 3.2;
+LISA, arXiv 2308.00692). Tower and grounding encoder are frozen, the rest is trained and saved.
+
+Notation: ``B`` pictures, ``K`` tokens a picture, ``W`` width of the tower, ``D`` width of the LLM,
+``M`` semantic tokens, ``P`` width of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from llmbind_cli.errors import ConfigurationError, IntegrityError
+from llmbind_cli.model.config import SightConfig
+from llmbind_cli.model.vision.grounding import GroundingEncoder
+from llmbind_cli.model.vision.networks import NetworkLoader
+from llmbind_cli.model.vision.sam_mask_decoder import SamMaskDecoder
+from llmbind_cli.model.vision.towers import VisionTower
+from llmbind_cli.nn.box_head import BoxHead
+from llmbind_cli.nn.frame import Frame
+from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
+from llmbind_cli.nn.projector import Projector
+from llmbind_cli.nn.prompt_projection import PromptProjection
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SEGMENT = "segment"
+DETECT = "detect"
+
+_SAM_PREFIXES = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.")
+_SHARED_PLACES = "prompt_encoder.shared_embedding.positional_embedding"
+_LLAVA_PROJECTOR = ("multi_modal_projector.", "model.multi_modal_projector.")
+
+
+class Sight(nn.Module):
+    """The networks of one bundle that see and point.
+
+    Args:
+        config: What the bundle says of them.
+        tower: The frozen vision tower.
+        grounding: The frozen grounding encoder; ``None`` for a bundle that cuts nothing out.
+        hidden_size: ``D``.
+        tasks: Tasks of the bundle's token table; ``segment`` and ``detect`` have heads here.
+        mask_decoder: Decodes the grounding encoder's maps.
+
+    Raises:
+        ConfigurationError: There is a grounding encoder without a decoder, or the other way about.
+    """
+
+    def __init__(
+        self,
+        config: SightConfig,
+        *,
+        tower: VisionTower,
+        grounding: GroundingEncoder | None,
+        hidden_size: int,
+        tasks: Sequence[str],
+        mask_decoder: SamMaskDecoder | LightMaskDecoder | None,
+    ) -> None:
+        super().__init__()
+        if (grounding is None) != (mask_decoder is None):
+            raise ConfigurationError("a mask decoder needs a grounding encoder, and one needs it")
+        self.config = config
+        self.tower = tower
+        self.grounding = grounding
+        self.projector = Projector(
+            width=tower.width, hidden_size=hidden_size, num_layers=config.projector_layers
+        )
+        self.mask_decoder = mask_decoder if SEGMENT in tasks else None
+        self.prompt_projection = None
+        if self.mask_decoder is not None:
+            self.prompt_projection = PromptProjection(
+                hidden_size=hidden_size, prompt_width=self.mask_decoder.prompt_width
+            )
+        self.box_head = BoxHead(hidden_size=hidden_size) if DETECT in tasks else None
+
+    @property
+    def serves(self) -> frozenset[str]:
+        """The tasks that it can carry out."""
+        heads = {SEGMENT: self.mask_decoder, DETECT: self.box_head}
+        return frozenset(task for task, head in heads.items() if head is not None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks, and so every input, live."""
+        return self.projector.linear_1.weight.device
+
+    def heads(self) -> dict[str, nn.Parameter]:
+        """Return what is trained and saved: name in ``heads.safetensors`` → parameter."""
+        parts = {
+            "projector": self.projector,
+            "prompt_projection": self.prompt_projection,
+            "mask_decoder": self.mask_decoder,
+            "box_head": self.box_head,
+        }
+        return {
+            f"{part}.{name}": parameter
+            for part, module in parts.items()
+            if module is not None
+            for name, parameter in module.named_parameters()
+        }
+
+    def train(self, mode: bool = True) -> Sight:
+        """Set the mode of the trained parts; the frozen networks stay in evaluation mode."""
+        super().train(mode)
+        for frozen in (self.tower, self.grounding):
+            if isinstance(frozen, nn.Module):
+                frozen.eval()
+        return self
+
+    @torch.no_grad()
+    def tower_features(self, pictures: Sequence[Image]) -> Tensor:
+        """Run the frozen tower.
+
+        Args:
+            pictures: ``B`` ≥ 1 pictures, mode ``RGB``.
+
+        Returns:
+            Float32, [B, K, W].
+        """
+        pixels = torch.stack([self.tower.preprocessing(picture) for picture in pictures])
+        return self.tower(pixels.to(self.device)).float()
+
+    @torch.no_grad()
+    def maps(self, pictures: Sequence[Image]) -> tuple[Tensor, ...]:
+        """Run the frozen grounding encoder.
+
+        Args:
+            pictures: ``B`` ≥ 1 pictures, mode ``RGB``.
+
+        Returns:
+            Maps, finest first, each float32 [B, C, h, w].
+
+        Raises:
+            ConfigurationError: The bundle has no grounding encoder.
+        """
+        grounding = self._grounding()
+        pixels = torch.stack([grounding.preprocessing(picture) for picture in pictures])
+        return grounding(pixels.to(self.device))
+
+    def frame(self, picture: Image) -> Frame:
+        """Return where a picture lies in the square that its masks are decoded over."""
+        return self._grounding().preprocessing.frame(picture)
+
+    def embeddings(self, features: Tensor) -> Tensor:
+        """Project features [B, K, W] to positions of the LLM, float32 [B, K, D]."""
+        projected: Tensor = self.projector(features.float())
+        return projected
+
+    def mask_logits(self, maps: Sequence[Tensor], states: Tensor, image_of: Tensor) -> Tensor:
+        """Decode one mask for each state.
+
+        Args:
+            maps: Of :meth:`maps`.
+            states: Hidden states of ``seg`` tokens, [M, D].
+            image_of: Which of the pictures each one is about, int64 [M].
+
+        Returns:
+            Logits over the square of the grounding encoder, [M, h, w].
+
+        Raises:
+            ConfigurationError: The bundle does not cut out.
+        """
+        if self.mask_decoder is None or self.prompt_projection is None:
+            raise ConfigurationError("this bundle has no mask decoder")
+        prompts = self.prompt_projection(states.float())
+        logits: Tensor = self.mask_decoder(maps, prompts, image_of)
+        return logits
+
+    def boxes(self, states: Tensor) -> Tensor:
+        """Return one box for each state [M, D]: (x1, y1, x2, y2) over the picture's sides, [M, 4].
+
+        Raises:
+            ConfigurationError: The bundle does not detect.
+        """
+        if self.box_head is None:
+            raise ConfigurationError("this bundle has no box head")
+        boxes: Tensor = self.box_head(states.float())
+        return boxes
+
+    @torch.no_grad()
+    def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy what was saved, dtypes kept; every name of :meth:`heads` must be there."""
+        for name, parameter in self.heads().items():
+            parameter.copy_(tensors[name])
+
+    def _grounding(self) -> GroundingEncoder:
+        if self.grounding is None:
+            raise ConfigurationError("this bundle has no grounding encoder")
+        return self.grounding
+
+
+def load_sight(
+    config: SightConfig,
+    *,
+    bundle: Path | None,
+    hidden_size: int,
+    tasks: Sequence[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    offline: bool = False,
+    seed: int | None = None,
+    embedding_rms: float = 1.0,
+) -> Sight:
+    """Load the frozen networks of a bundle, and make the heads that belong to them.
+
+    Args:
+        config: What the bundle says of its sight.
+        bundle: The bundle's folder, where there is one.
+        hidden_size: ``D``.
+        tasks: Tasks of the bundle's token table.
+        device: Where everything goes.
+        dtype: Of the frozen transformers; heads are float32.
+        offline: Never use the network.
+        seed: Of the heads' initial values, for a bundle that is to be trained: the mask decoder
+            then starts as that of the grounding encoder's own file, and the projector as that of a
+            LLaVA. ``None`` leaves the heads as they come: their weights are about to be loaded.
+        embedding_rms: Root mean square of the LLM's embedding matrix, for a new projector.
+
+    Raises:
+        ConfigurationError: A family or setting does not fit.
+        ModelNotFoundError: Weights are neither there nor to be fetched.
+        IntegrityError: Weights are damaged, missing or others.
+    """
+    loader = NetworkLoader(bundle=bundle, device=device, dtype=dtype, offline=offline)
+    tower = loader.tower(config.vision_tower)
+    grounding = None
+    if config.grounding_encoder is not None:
+        grounding = loader.grounding(config.grounding_encoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        sight = Sight(
+            config,
+            tower=tower,
+            grounding=grounding,
+            hidden_size=hidden_size,
+            tasks=tasks,
+            mask_decoder=_mask_decoder(config, grounding, loader),
+        )
+        if seed is not None:
+            sight.projector.match_scale(embedding_rms)
+            _take_published(sight, loader)
+    return sight.to(device)
+
+
+def _mask_decoder(
+    config: SightConfig, grounding: GroundingEncoder | None, loader: NetworkLoader
+) -> SamMaskDecoder | LightMaskDecoder | None:
+    entry = config.grounding_encoder
+    if entry is None or grounding is None:
+        return None
+    if entry.family == "sam":
+        return SamMaskDecoder(loader.sam_config(entry))
+    try:
+        return LightMaskDecoder(channels=grounding.channels, **config.mask_decoder)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"mask_decoder: {error}") from error
+
+
+@torch.no_grad()
+def _take_published(sight: Sight, loader: NetworkLoader) -> None:
+    """Start from what the networks' own files hold beside them."""
+    entry = sight.config.grounding_encoder
+    if entry is not None and isinstance(sight.mask_decoder, SamMaskDecoder):
+        take_sam_decoder(sight.mask_decoder, loader.tensors(entry, *_SAM_PREFIXES), entry.source)
+    found = loader.tensors(sight.config.vision_tower, *_LLAVA_PROJECTOR)
+    published = {name.rpartition("multi_modal_projector.")[2]: t for name, t in found.items()}
+    wanted = dict(sight.projector.named_parameters())
+    if published and {n: t.shape for n, t in published.items()} == {
+        n: p.shape for n, p in wanted.items()
+    }:
+        for name, parameter in wanted.items():
+            parameter.copy_(published[name])
+
+
+@torch.no_grad()
+def take_sam_decoder(decoder: SamMaskDecoder, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy the decoding half of a ``SamModel``'s state into a mask decoder.
+
+    Args:
+        decoder: Changed in place.
+        tensors: Name in a file of transformers → tensor.
+        source: Where they come from, for the message.
+
+    Raises:
+        IntegrityError: One is missing or has another shape.
+    """
+    known = dict(tensors)
+    # The two positional embeddings are one; files hold either.
+    if "shared_image_embedding.positional_embedding" in known:
+        known.setdefault(_SHARED_PLACES, known["shared_image_embedding.positional_embedding"])
+    for name, parameter in decoder.named_parameters():
+        if name not in known or known[name].shape != parameter.shape:
+            raise IntegrityError(f"{source}: lacks {name} of Segment Anything's mask decoder")
+        parameter.copy_(known[name])

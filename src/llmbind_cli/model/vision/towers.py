@@ -1,0 +1,139 @@
+"""Vision towers: networks whose features become positions of the language model.
+
+CLIP (arXiv 2103.00020) and SigLIP (arXiv 2303.15343) give one token a patch; EfficientNet-lite0
+(arXiv 1905.11946) gives one a cell of its coarsest map, for bundles that must be small. All stay
+frozen, as in LLMBind (arXiv 2402.14891, section 3.1).
+
+Notation: ``B`` pictures, ``S`` side of the square, ``K`` tokens a picture, ``W`` their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmbind_cli.model.vision.preprocessing import Preprocessing
+from llmbind_cli.nn.efficientnet_lite import CHANNELS, EfficientNetLite0
+
+_COORDINATES = 2
+
+
+class VisionTower(Protocol):
+    """What the rest of the model needs of a tower; it is an ``nn.Module`` as well."""
+
+    preprocessing: Preprocessing
+    num_tokens: int
+    width: int
+
+    def __call__(self, pixel_values: Tensor) -> Tensor:
+        """Float [B, 3, S, S] → features [B, K, W]."""
+
+
+class ViTTower(nn.Module):
+    """The patch features of a CLIP or SigLIP vision transformer.
+
+    Args:
+        network: A ``CLIPVisionModel`` or ``SiglipVisionModel`` of transformers.
+        preprocessing: Of pictures; its side must be that of the network.
+        layer: Which of the hidden states is taken: LLaVA takes the last but one, -2.
+
+    Raises:
+        ValueError: The network has no such layer, or another side.
+    """
+
+    def __init__(self, network: Any, *, preprocessing: Preprocessing, layer: int) -> None:
+        super().__init__()
+        config = network.config
+        if config.image_size != preprocessing.side_px:
+            raise ValueError(
+                f"side_px must be the network's {config.image_size}, got {preprocessing.side_px}"
+            )
+        depth = config.num_hidden_layers
+        if not -depth - 1 <= layer <= depth:
+            raise ValueError(f"layer must lie in [{-depth - 1}, {depth}], got {layer}")
+        self.network = network
+        self.preprocessing = preprocessing
+        self.layer = layer
+        self.num_tokens = (config.image_size // config.patch_size) ** 2
+        self.width = int(config.hidden_size)
+        # CLIP prepends the class token, SigLIP has none.
+        self._skipped = 1 if config.model_type.startswith("clip") else 0
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Float [B, 3, S, S] → features [B, K, W], row after row; the class token is left out."""
+        dtype = next(self.network.parameters()).dtype
+        output = self.network(pixel_values.to(dtype), output_hidden_states=True)
+        states: Tensor = output.hidden_states[self.layer]
+        return states[:, self._skipped :]
+
+
+class EfficientNetTower(nn.Module):
+    """The cells of EfficientNet's maps, on one or more scales.
+
+    A cell of the coarsest map is one token. The cells of finer maps that lie in it are folded into
+    its channels. Each scale is normalised over its channels. Two more numbers tell the token's
+    place, since a convolution does not know where it is.
+
+    Args:
+        network: The backbone, which may be shared with a grounding encoder.
+        preprocessing: Of pictures; the side must be a multiple of the coarsest stride.
+        strides: Of the maps, finest first: keys of
+            :data:`llmbind_cli.nn.efficientnet_lite.CHANNELS`.
+
+    Raises:
+        ValueError: A stride is unknown, or they are not in order, or the side does not fit.
+    """
+
+    def __init__(
+        self,
+        network: EfficientNetLite0,
+        *,
+        preprocessing: Preprocessing,
+        strides: Sequence[int] = (32,),
+    ) -> None:
+        super().__init__()
+        check_strides(strides, preprocessing.side_px)
+        self.network = network
+        self.preprocessing = preprocessing
+        self.strides = tuple(strides)
+        coarsest = self.strides[-1]
+        self.num_tokens = (preprocessing.side_px // coarsest) ** 2
+        self.width = _COORDINATES + sum(CHANNELS[s] * (coarsest // s) ** 2 for s in self.strides)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Float [B, 3, S, S] → features [B, K, W], row after row."""
+        return self.tokens(self.network.feature_maps(pixel_values))
+
+    def tokens(self, maps: dict[int, Tensor]) -> Tensor:
+        """Turn the backbone's maps into features [B, K, W]."""
+        coarsest = self.strides[-1]
+        parts = []
+        for stride in self.strides:
+            cells = maps[stride].movedim(1, -1)
+            cells = functional.layer_norm(cells, cells.shape[-1:]).movedim(-1, 1)
+            parts.append(functional.pixel_unshuffle(cells, coarsest // stride).flatten(2))
+        rows, columns = maps[coarsest].shape[-2:]
+        place = torch.cartesian_prod(
+            torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns)
+        ).to(parts[0])  # [K, 2]
+        places = place.T.expand(len(parts[0]), -1, -1)
+        return torch.cat([*parts, places], dim=1).transpose(1, 2)  # [B, K, W]
+
+
+def check_strides(strides: Sequence[int], side_px: int) -> None:
+    """Refuse strides that EfficientNet-lite0 has not, or that do not fit the side of the square.
+
+    Raises:
+        ValueError: One is unknown, they are not in order, or the side is no multiple of them.
+    """
+    if not strides or list(strides) != sorted(set(strides)) or not CHANNELS.keys() >= set(strides):
+        raise ValueError(
+            f"strides must be some of {', '.join(map(str, CHANNELS))} in this order, "
+            f"got {list(strides)}"
+        )
+    if side_px % 32:
+        raise ValueError(f"side_px must be a multiple of 32, got {side_px}")

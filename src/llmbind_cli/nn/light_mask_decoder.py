@@ -1,0 +1,227 @@
+"""A mask decoder for the feature maps of a small convolutional network.
+
+It takes what the decoder of Segment Anything takes (arXiv 2304.02643, section 3 and appendix A): an
+image's features and one sparse prompt a mask; and it gives what that one gives, logits over the
+encoder's square. Prompt and image attend to each other in both directions, then the image is scaled
+up and multiplied with a vector made from the mask token. What differs: finer maps of the encoder
+join on the way up, as in a feature pyramid (arXiv 1612.03144), since a light encoder's coarse map
+says little about edges.
+
+Notation: ``G`` images, ``M`` masks, ``P`` width of the prompt, ``C`` channels of a map, ``h × w``
+places of the map that is attended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_LAYERS = 2
+_MLP_RATIO = 4
+
+
+class LightMaskDecoder(nn.Module):
+    """Feature maps and prompts → mask logits.
+
+    Args:
+        channels: Channels of the maps, finest first; each map has half the side of the one before.
+            Attention runs on the last map but one; the last one is added to it.
+        prompt_width: ``P``, a multiple of 4 · ``num_heads``.
+        num_heads: Heads of each attention.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+        self, *, channels: Sequence[int], prompt_width: int = 128, num_heads: int = 4
+    ) -> None:
+        super().__init__()
+        if not channels or min(channels) < 1:
+            raise ValueError(f"channels must be ≥ 1 for at least one map, got {list(channels)}")
+        if num_heads < 1 or prompt_width % (4 * num_heads):
+            raise ValueError(
+                f"prompt_width must be a multiple of 4 · num_heads, got {prompt_width} with "
+                f"{num_heads} heads"
+            )
+        self.prompt_width = prompt_width
+        num_coarse = min(2, len(channels))
+        fine, coarse = channels[:-num_coarse], channels[-num_coarse:]
+        self.coarse = nn.ModuleList(_Lateral(c, prompt_width) for c in coarse)
+        self.mask_token = nn.Parameter(torch.randn(prompt_width) * prompt_width**-0.5)
+        self.layers = nn.ModuleList(_TwoWayLayer(prompt_width, num_heads) for _ in range(_LAYERS))
+        self.final_attention = _Attention(prompt_width, num_heads)
+        self.final_norm = nn.LayerNorm(prompt_width)
+        width, steps = prompt_width, []
+        for c in reversed(fine):
+            steps.append(_UpStep(c, width, max(16, width // 2)))
+            width = max(16, width // 2)
+        self.up = nn.ModuleList(steps)
+        self.hyper = nn.Sequential(
+            nn.Linear(prompt_width, prompt_width), nn.ReLU(), nn.Linear(prompt_width, width + 1)
+        )
+
+    def forward(self, maps: Sequence[Tensor], prompts: Tensor, image_of: Tensor) -> Tensor:
+        """Decode masks.
+
+        Args:
+            maps: Finest first, each [G, C, h, w].
+            prompts: [M, P].
+            image_of: Which image each prompt is about, int64 in [0, G), [M].
+
+        Returns:
+            Logits at the resolution of the finest map, [M, h', w'].
+        """
+        num_coarse = len(self.coarse)
+        attended = self._attended(maps[-num_coarse:])[image_of]  # [M, P, h, w]
+        tokens = torch.stack([self.mask_token.expand_as(prompts), prompts], dim=1)  # [M, 2, P]
+        tokens, image = self._attend(tokens, attended)
+        for step, fine in zip(self.up, reversed(maps[:-num_coarse]), strict=True):
+            image = step(image, fine, image_of)
+        weights = self.hyper(tokens[:, 0])  # [M, width + 1]
+        logits: Tensor = torch.einsum("mc,mchw->mhw", weights[:, :-1], image)
+        shifted: Tensor = logits + weights[:, -1, None, None]
+        return shifted
+
+    def _attended(self, maps: Sequence[Tensor]) -> Tensor:
+        """Bring the coarse maps to one width and add them; [G, P, h, w]."""
+        first: Tensor = self.coarse[0](maps[0])
+        for lateral, coarser in zip(self.coarse[1:], maps[1:], strict=True):
+            first = first + functional.interpolate(
+                lateral(coarser), first.shape[-2:], mode="bilinear", align_corners=False
+            )
+        return first
+
+    def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Let tokens [M, 2, P] and image [M, P, h, w] read each other."""
+        height, width = image.shape[-2:]
+        places = place_encoding(height, width, image.shape[1]).to(image)  # [h · w, P]
+        flat = image.flatten(2).transpose(1, 2)  # [M, h · w, P]
+        queries = tokens
+        for layer in self.layers:
+            tokens, flat = layer(tokens, flat, queries, places)
+        read = self.final_attention(tokens + queries, flat + places, flat)
+        tokens = self.final_norm(tokens + read)
+        return tokens, flat.transpose(1, 2).reshape(len(flat), -1, height, width)
+
+
+class _Lateral(nn.Module):
+    """Normalise the channels at each place, then mix them to another width."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mix = nn.Linear(channels, width)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """[G, C, h, w] → [G, width, h, w]."""
+        mixed: Tensor = self.mix(self.norm(feature_map.movedim(1, -1)))
+        return mixed.movedim(-1, 1)
+
+
+class _UpStep(nn.Module):
+    """Double the side, add a finer map of the encoder, and mix neighbours."""
+
+    def __init__(self, channels: int, width: int, narrower: int) -> None:
+        super().__init__()
+        self.lateral = _Lateral(channels, narrower)
+        self.mix = nn.Conv2d(width, narrower, 1)
+        self.convolution = nn.Conv2d(narrower, narrower, 3, padding=1)
+
+    def forward(self, image: Tensor, fine: Tensor, image_of: Tensor) -> Tensor:
+        """[M, width, h, w] and [G, C, 2h, 2w] → [M, narrower, 2h, 2w]."""
+        lateral = self.lateral(fine)[image_of]
+        raised = functional.interpolate(
+            self.mix(image), lateral.shape[-2:], mode="bilinear", align_corners=False
+        )
+        hidden = functional.gelu(raised + lateral)
+        mixed: Tensor = functional.gelu(self.convolution(hidden)) + hidden
+        return mixed
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of queries [M, Q, P] to [M, K, P]."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return [M, Q, P]."""
+        heads = [
+            projection(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, states in (
+                (self.query, queries),
+                (self.key, keys),
+                (self.value, values),
+            )
+        ]  # [M, heads, Q or K, P / heads]
+        read = functional.scaled_dot_product_attention(*heads)
+        mixed: Tensor = self.out(read.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class _TwoWayLayer(nn.Module):
+    """One layer of the two-way transformer: tokens read each other and the image, and back."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.self_attention = _Attention(width, num_heads)
+        self.to_image = _Attention(width, num_heads)
+        self.to_tokens = _Attention(width, num_heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, _MLP_RATIO * width), nn.GELU(), nn.Linear(_MLP_RATIO * width, width)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+
+    def forward(
+        self, tokens: Tensor, image: Tensor, queries: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [M, 2, P] and image [M, h · w, P] → the same shapes.
+
+        ``queries`` are the tokens as they came in, added wherever attention compares; ``places``
+        [h · w, P] does the same for the image.
+        """
+        asked = tokens + queries
+        tokens = self.norms[0](tokens + self.self_attention(asked, asked, tokens))
+        read = self.to_image(tokens + queries, image + places, image)
+        tokens = self.norms[1](tokens + read)
+        tokens = self.norms[2](tokens + self.mlp(tokens))
+        told = self.to_tokens(image + places, tokens + queries, tokens)
+        return tokens, self.norms[3](image + told)
+
+
+def place_encoding(height: int, width: int, channels: int) -> Tensor:
+    """Encode the places of a grid by sines and cosines, half of the channels for each axis.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        channels: A multiple of 4.
+
+    Returns:
+        Float32, [height · width, channels], row after row; from coordinates in [0, 1], so that it
+        does not hang on the grid's resolution.
+    """
+    frequencies = 2.0 ** (torch.arange(channels // 4) * (6.0 / (channels // 4))) * torch.pi
+    halves = []
+    for size in (height, width):
+        along = (torch.arange(size) + 0.5) / size
+        angles = along[:, None] * frequencies  # [size, channels / 4]
+        halves.append(torch.cat([angles.sin(), angles.cos()], dim=1))
+    down, across = halves
+    grid = torch.cat(
+        [
+            down[:, None].expand(-1, width, -1),
+            across[None].expand(height, -1, -1),
+        ],
+        dim=2,
+    )
+    return grid.flatten(0, 1)

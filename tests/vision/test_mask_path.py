@@ -1,0 +1,207 @@
+"""Masks from embeddings: parity with transformers' SamModel; independence; boxes; gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_vision import build_sam, light_sight, picture, sam_sight
+from torch.nn import functional
+from transformers import SamModel
+
+from llmbind_cli.errors import ConfigurationError, IntegrityError
+from llmbind_cli.model.vision.sight import load_sight, take_sam_decoder
+from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder, place_encoding
+
+WIDTH = 24
+TASKS = ("image", "segment", "detect")
+
+
+def sight_of(config, tasks=TASKS, seed=0):
+    return load_sight(
+        config,
+        bundle=None,
+        hidden_size=WIDTH,
+        tasks=tasks,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        offline=True,
+        seed=seed,
+    )
+
+
+@pytest.fixture
+def sam_bundle(clip, sam):
+    return sight_of(sam_sight(clip, sam))
+
+
+@pytest.fixture
+def light_bundle(efficientnet):
+    return sight_of(light_sight(efficientnet))
+
+
+def states(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def test_mask_logits_are_those_of_sam_model_fed_the_same_prompt(sam_bundle, sam):
+    """The same prompt embedding is put in where SamModel's prompt encoder would give its own."""
+    own = SamModel.from_pretrained(sam).eval()
+    image = picture(50, 33)
+    prompts = sam_bundle.prompt_projection(states(3))
+    dense = own.prompt_encoder(None, None, None, None)[1]
+    own.prompt_encoder.forward = lambda **_: (prompts[None, :, None], dense)
+    with torch.no_grad():
+        pixels = sam_bundle.grounding.preprocessing(image)[None]
+        expected = own(pixel_values=pixels, multimask_output=False).pred_masks[0, :, 0]
+        maps = sam_bundle.maps([image])
+        logits = sam_bundle.mask_logits(maps, states(3), torch.zeros(3, dtype=torch.long))
+    assert logits.shape == (3, 16, 16)
+    assert logits.std() > 1e-3, "a constant would agree with anything"
+    # float32, the same operations on another batch axis
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("bundle", ["sam_bundle", "light_bundle"])
+def test_a_mask_hangs_on_its_own_prompt_and_picture_alone(bundle, request):
+    sight = request.getfixturevalue(bundle)
+    pictures = [picture(40, 30, seed=1), picture(33, 64, seed=2)]
+    asked, image_of = states(5), torch.tensor([1, 0, 1, 1, 0])
+    with torch.no_grad():
+        together = sight.mask_logits(sight.maps(pictures), asked, image_of)
+        alone = [
+            sight.mask_logits(
+                sight.maps([pictures[index]]), state[None], torch.zeros(1, dtype=torch.long)
+            )[0]
+            for state, index in zip(asked, image_of.tolist(), strict=True)
+        ]
+    # float32: sums in another order for another batch size
+    torch.testing.assert_close(together, torch.stack(alone), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bundle", ["sam_bundle", "light_bundle"])
+def test_gradients_reach_every_head_that_trains_and_no_frozen_network(bundle, request):
+    sight = request.getfixturevalue(bundle)
+    features = sight.tower_features([picture(40, 30)])
+    logits = sight.mask_logits(
+        sight.maps([picture(40, 30)]), states(2), torch.zeros(2, dtype=torch.long)
+    )
+    total = logits.square().mean() + sight.embeddings(features).square().mean()
+    (total + sight.boxes(states(2)).square().mean()).backward()
+    for name, parameter in sight.heads().items():
+        if not parameter.requires_grad:
+            assert name.startswith("mask_decoder.prompt_encoder"), name
+        elif "iou_" not in name and ".output_hypernetworks_mlps." not in name:
+            assert parameter.grad is not None, name
+    assert all(p.grad is None for p in sight.tower.parameters())
+    assert all(p.grad is None for p in sight.grounding.parameters())
+
+
+def test_the_light_decoder_answers_on_its_finest_map(light_bundle):
+    maps = light_bundle.maps([picture(64, 64)])
+    assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
+    logits = light_bundle.mask_logits(maps, states(1), torch.zeros(1, dtype=torch.long))
+    assert logits.shape == (1, 16, 16)
+
+
+def test_the_light_decoder_can_learn_two_masks_from_two_prompts():
+    """The left half for one prompt and the lower half for another, on one picture."""
+    torch.manual_seed(0)
+    decoder = LightMaskDecoder(channels=(5, 6, 7), prompt_width=32, num_heads=2)
+    maps = [torch.randn(1, c, 16 >> i, 16 >> i) for i, c in enumerate((5, 6, 7))]
+    prompts, image_of = torch.randn(2, 32), torch.zeros(2, dtype=torch.long)
+    target = torch.zeros(2, 16, 16)
+    target[0, :, :8] = 1
+    target[1, 8:] = 1
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
+    for _ in range(40):
+        logits = decoder(maps, prompts, image_of)
+        loss = functional.binary_cross_entropy_with_logits(logits, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert ((logits > 0) == target.bool()).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("channels", [(5,), (5, 7), (3, 5, 7)])
+def test_one_two_or_more_scales_will_do(channels):
+    decoder = LightMaskDecoder(channels=channels, prompt_width=16, num_heads=2)
+    maps = [torch.randn(1, c, 16 >> i, 16 >> i) for i, c in enumerate(channels)]
+    logits = decoder(maps, torch.randn(2, 16), torch.zeros(2, dtype=torch.long))
+    assert logits.shape == (2, 16, 16)
+
+
+def test_a_light_decoder_of_odd_width_is_refused():
+    with pytest.raises(ValueError, match="multiple of 4 · num_heads, got 18 with 2 heads"):
+        LightMaskDecoder(channels=(8,), prompt_width=18, num_heads=2)
+    with pytest.raises(ValueError, match="channels must be ≥ 1"):
+        LightMaskDecoder(channels=())
+
+
+def test_places_tell_rows_from_columns():
+    places = place_encoding(3, 5, 16).unflatten(0, (3, 5))
+    assert torch.equal(places[1, 0, :8], places[1, 4, :8])  # the row alone
+    assert torch.equal(places[0, 2, 8:], places[2, 2, 8:])  # the column alone
+    assert len({tuple(p.tolist()) for p in places.flatten(0, 1)}) == 15
+
+
+def test_boxes_are_centre_and_size_over_the_picture(light_bundle):
+    head = light_bundle.box_head
+    with torch.no_grad():
+        head.linear_3.weight.zero_()
+        head.linear_3.bias.copy_(torch.tensor([0.25, 0.5, 0.2, 0.4]).logit())
+    expected = torch.tensor([[0.15, 0.3, 0.35, 0.7]]).expand(2, -1)
+    torch.testing.assert_close(light_bundle.boxes(states(2)), expected)
+
+
+def test_heads_belong_to_tasks_and_those_alone_are_saved(clip, sam, efficientnet):
+    both = sight_of(light_sight(efficientnet))
+    assert both.serves == {"segment", "detect"}
+    talk = sight_of(light_sight(efficientnet), tasks=("image",))
+    assert talk.serves == frozenset()
+    assert {name.split(".")[0] for name in talk.heads()} == {"projector"}
+    assert {name.split(".")[0] for name in both.heads()} == {
+        "projector",
+        "prompt_projection",
+        "mask_decoder",
+        "box_head",
+    }
+    no_grounding = dataclasses.replace(light_sight(efficientnet), grounding_encoder=None)
+    with pytest.raises(ConfigurationError, match="no mask decoder"):
+        sight_of(no_grounding).mask_logits([], states(1), torch.zeros(1, dtype=torch.long))
+
+
+def test_the_mask_decoder_starts_as_segment_anything_s_own(sam_bundle, sam):
+    own = SamModel.from_pretrained(sam).state_dict()
+    for name, parameter in sam_bundle.mask_decoder.named_parameters():
+        assert torch.equal(parameter, own[name]), name
+
+
+def test_a_sam_without_its_decoder_is_refused(sam_bundle):
+    state = build_sam().state_dict()
+    state.pop("mask_decoder.iou_token.weight")
+    with pytest.raises(IntegrityError, match=r"lacks mask_decoder\.iou_token\.weight"):
+        take_sam_decoder(sam_bundle.mask_decoder, state, "x")
+
+
+def test_equal_seeds_give_equal_heads(efficientnet):
+    one, same, other = (sight_of(light_sight(efficientnet), seed=s).heads() for s in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["projector.linear_1.weight"], other["projector.linear_1.weight"])
+
+
+def test_a_new_projector_speaks_at_the_scale_of_words(efficientnet):
+    sight = load_sight(
+        light_sight(efficientnet),
+        bundle=None,
+        hidden_size=64,
+        tasks=TASKS,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        offline=True,
+        seed=0,
+        embedding_rms=0.1,
+    )
+    words = sight.embeddings(sight.tower_features([picture(64, 64)]))
+    assert 0.05 < words.square().mean().sqrt() < 0.2

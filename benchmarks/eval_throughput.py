@@ -27,10 +27,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.evaluation.faults import FaultList
 from llmbind_cli.evaluation.features import ExtractionSettings, FeatureSource
 from llmbind_cli.evaluation.media_set import MediaSet, read_media_set
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.metrics.extractors.inception import SIDE_PX, InceptionExtractor
 
 BATCH_SIZE = 32

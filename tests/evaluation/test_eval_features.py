@@ -7,9 +7,9 @@ import json
 import pytest
 from colour_features import colours
 
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import ModelNotFoundError
 from llmbind_cli.evaluation import feature_scores
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.metrics.extractors import efficientnet_lite
 from llmbind_cli.metrics.frechet import frechet_distance_from_features
 from llmbind_cli.metrics.kernel_distance import kernel_distance

@@ -12,9 +12,9 @@ import tiny_extractors as tiny
 import torch
 from PIL import Image
 
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.evaluation.metric_table import METRICS
 from llmbind_cli.evaluation.network_scores import FEATURE_METRICS
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.metrics.extractors.published import PUBLISHED, parse_weights
 from llmbind_cli.metrics.extractors.registry import load_extractor
 from llmbind_cli.metrics.frechet import frechet_distance_from_features

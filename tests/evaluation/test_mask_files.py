@@ -73,7 +73,7 @@ def test_what_is_no_mask(tmp_path):
         ("alpha", "one channel, and this picture is RGBA"),
         ("text", "cannot be read as a mask"),
         ("cut", "cannot be read as a mask"),
-        ("none", "cannot be read as a mask"),
+        ("none", "no such file"),
     ):
         with pytest.raises(InputDataError, match=rf"{name}\.png: .*{problem}"):
             read_mask(tmp_path / f"{name}.png")

@@ -15,7 +15,7 @@ from PIL import Image
 from llmbind_cli.evaluation.report_page import examples, plots
 
 IOU = ("--metric", "cIoU", "--metric", "gIoU")
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "wbr"}
 
 
 class Page(HTMLParser):
@@ -86,6 +86,14 @@ def test_scores_gates_histogram_and_examples_stand_in_it(mask_page):
     assert headings[examples.SHOWN] == "00"
 
 
+def test_words_of_plots_stand_beside_what_is_stretched(mask_page):
+    text, page = mask_page
+    (drawing,) = re.findall(r'<figure class="histogram">.*?(<svg.*?</svg>)', text)
+    assert 'preserveAspectRatio="none"' in drawing
+    assert "<text" not in drawing
+    assert "0 0.5 1 iou of 16 items" in page.text
+
+
 def test_nothing_comes_from_elsewhere(mask_page):
     text, page = mask_page
     assert "script" not in {tag for tag, _ in page.tags}
@@ -144,6 +152,9 @@ def test_confusion_and_router_load(write_lines, run, tmp_path):
     opacities = [float(value) for value in page.attributes("rect", "fill-opacity")]
     assert opacities == pytest.approx([0.5, 0.5, 0.125, 0.875, 0.75, 0.25])
     assert "image, layers.1.mlp, expert 1: 87.5%" in page.text
+    (drawing,) = (a for t, a in page.tags if t == "svg" and a.get("class") == "heat")
+    # Neither stretched nor shrunk: so its words keep their size.
+    assert drawing["style"] == f"width: {drawing['viewbox'].split()[2]}px"
 
 
 def test_pictures_stop_at_the_budget(pictures, run, tmp_path, monkeypatch):

@@ -100,6 +100,14 @@ def test_facts_errors_and_replies_stand_beside_them(folder):
         assert expected in page.words
 
 
+def test_a_reply_is_open_where_nothing_else_was_made(folder):
+    page = page_of(folder(
+        line("1", reply="Sure: <gen>a cat</gen>", files=[file("a.png", "image/png")]),
+        line("2", task="text", prompt="Hello?", reply="Hello there."),
+    ))  # fmt: skip
+    assert ["open" in found for tag, found in page.elements if tag == "details"] == [False, True]
+
+
 def test_hostile_words_stay_text(folder):
     page = page_of(folder(
         line(HOSTILE, prompt=HOSTILE, reply=f"{HOSTILE}!", model=HOSTILE, task=HOSTILE,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_binding_model import build
 from tiny_language_models import save_base
 from tiny_vision import light_sight, picture, save_efficientnet
 
-from llmbind_cli.data.masks import RleMask
-from llmbind_cli.data.pictures import PictureFile
-from llmbind_cli.data.rle import encode_runs
-from llmbind_cli.data.sample import Sample, SegmentTarget, Turn
-from llmbind_cli.errors import UnavailableError
-from llmbind_cli.inference.teacher_forced import forced_masks, forced_states
+from llmbind_cli.errors import InputDataError
+from llmbind_cli.inference.requests import Request
+from llmbind_cli.inference.states import state_of_text
+from llmbind_cli.inference.teacher_forced import TeacherForcedPlanner
 from llmbind_cli.model import decode as decoding
 from llmbind_cli.model.chat_format import ChatTurn, encode_chat
 from llmbind_cli.tokens import encode_reply_text
@@ -36,21 +37,20 @@ def model(folder):
 
 
 @pytest.fixture
-def sample(tmp_path):
+def request_with_reply(tmp_path):
     picture(50, 33).save(tmp_path / "photo.png")
-    mask = np.zeros((33, 50), bool)
-    mask[5:20, 10:30] = True
-    target = SegmentTarget(RleMask(tuple(encode_runs(mask)), 33, 50), "the cat")
-    return Sample(
-        id="1",
-        turns=[Turn("user", "mark both"), Turn("assistant", ANSWER)],
-        image="photo.png",
-        pictures=(PictureFile(tmp_path / "photo.png", "photo"),),
-        segments=(target, target),
-    )
+    return Request(
+        id="1", prompt="mark both", images=(tmp_path / "photo.png",), modality="segment",
+        reply=ANSWER,
+    )  # fmt: skip
 
 
-def test_generated_and_forced_states_are_one(model, sample, monkeypatch):
+def forced(model, request):
+    (plan,) = TeacherForcedPlanner(model, max_new_tokens=16).plan([request])
+    return plan
+
+
+def test_generated_and_forced_states_are_one(model, request_with_reply, monkeypatch):
     """Training learns at the position before the token; decoding takes the step that emits it."""
     said = encode_reply_text(model.tokenizer, ANSWER, model.token_table)
     stop = next(iter(decoding.stop_ids(model.tokenizer)))
@@ -67,21 +67,35 @@ def test_generated_and_forced_states_are_one(model, sample, monkeypatch):
         add_generation_prompt=True,
         slot=model.image_slot,
     ).ids
-    seen = model.pictures.embeddings([sample.pictures[0].load()])
+    with Image.open(request_with_reply.images[0]) as opened:
+        seen = model.pictures.embeddings([opened.convert("RGB")])
     (reply,) = decoding.decode(model, [ids], max_new_tokens=len(script), images=[seen])
     assert reply.ids == said
-    generated = torch.stack([reply.hidden_states[place] for place in sorted(reply.hidden_states)])
-    # float32: with and without a cache of keys and values
-    torch.testing.assert_close(generated, forced_states(model, sample), atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(generated[0], generated[1], atol=1e-2)
+    plan = forced(model, request_with_reply)
+    assert plan.ids == tuple(said)
+    for place, state in reply.hidden_states.items():
+        # float32: with and without a cache of keys and values
+        np.testing.assert_allclose(
+            state_of_text(plan.states[place]), state.numpy(), atol=1e-4, rtol=1e-4
+        )
+    first, second = (state_of_text(plan.states[place]) for place in sorted(plan.states))
+    assert not np.allclose(first, second, atol=1e-2)
 
 
-def test_forced_masks_are_in_the_picture_s_frame(model, sample):
-    masks = forced_masks(model, sample)
-    assert (masks.shape, masks.dtype) == ((2, 33, 50), np.bool_)
+def test_each_token_is_tied_to_the_words_before_it(model, request_with_reply):
+    plan = forced(model, request_with_reply)
+    assert [(call.task, call.prompt) for call in plan.calls] == [
+        ("segment", "The cat"),
+        ("segment", "the apple"),
+    ]
 
 
-def test_a_model_of_words_has_none(folder, sample, monkeypatch):
-    monkeypatch.setenv("LLMBIND_CACHE", str(folder / "cache"))
-    with pytest.raises(UnavailableError, match="no mask decoder"):
-        forced_masks(build(folder / "base"), sample)
+def test_a_request_without_a_reply_fails(model, request_with_reply):
+    plan = forced(model, dataclasses.replace(request_with_reply, reply=None))
+    assert isinstance(plan.error, InputDataError)
+    assert "no reply to force" in str(plan.error)
+
+
+def test_a_request_without_a_picture_fails(model, request_with_reply):
+    plan = forced(model, dataclasses.replace(request_with_reply, images=()))
+    assert "no picture" in str(plan.error)

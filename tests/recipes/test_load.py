@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.recipes.dialogue_schema import BuiltDialogues, ConversationFiles
 from llmbind_cli.recipes.load import apply_override, load_recipe, read_recipe_table, read_toml
 from llmbind_cli.recipes.locate import find_recipe, shared_folder
 from llmbind_cli.recipes.picture_schema import MASKED_KINDS
-from llmbind_cli.recipes.schema import BuiltDialogues, ConversationFiles, Recipe
+from llmbind_cli.recipes.schema import Recipe
 from llmbind_cli.recipes.sight_schema import FeatureCacheSection, NetworkSection, SightSection
 from llmbind_cli.training.sources import source_files
 

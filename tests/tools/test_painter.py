@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "embedded_generator"))
 
 from painter import (
@@ -25,7 +26,7 @@ from painter import (
     scenes,
     training,
 )
-from painter.state import save_state
+from resumable.state import save_state
 
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import World, load_world

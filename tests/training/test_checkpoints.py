@@ -23,7 +23,7 @@ from llmbind_cli.errors import (
 from llmbind_cli.model.loader import load_model
 from llmbind_cli.training import run as run_module
 from llmbind_cli.training.distributed import Processes
-from llmbind_cli.training.holdout import Holdout, split_holdout
+from llmbind_cli.training.holdout import HeldOutLoss, Holdout, split_holdout
 from llmbind_cli.training.run import train
 from llmbind_cli.training.run_log import RunLog
 from llmbind_cli.training.samples import TrainingData
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(recipe, tmp_path, monkeypatch,
 
 
 def test_the_best_bundle_is_that_of_the_lowest_loss_held_out(recipe, tmp_path, monkeypatch):
-    losses = iter([3.0, 2.0, 2.5])
+    losses = iter(HeldOutLoss(text=1.0, mask=n - 1, total=n) for n in (3.0, 2.0, 2.5))
     monkeypatch.setattr(run_module.Holdout, "loss", lambda self, engine: next(losses))
     settings = ["train.steps=6", "train.holdout=0.2", "train.evaluate_every=2", "train.log_every=6"]
     train(recipe, output=tmp_path / "run", overrides=settings)
@@ -136,13 +136,14 @@ def test_the_holdout_loss_weighs_ids_not_batches():
 
         def losses(self, batch):
             assert not self.mode
-            return SimpleNamespace(text=batch.input_ids.max().float())
+            return SimpleNamespace(text=batch.input_ids.max().float(), mask=None)
 
     held = samples([1, 1, 1], [2, 2, 2], [8, 8, 8])
     engine = Engine()
     loss = Holdout(held, batch_size=2, processes=Processes()).loss(engine)
     # Two batches of losses 2 and 8, with 4 and 2 ids that carry loss (the first is never a target).
-    assert loss == pytest.approx((4 * 2 + 2 * 8) / 6)
+    assert loss.text == loss.total == pytest.approx((4 * 2 + 2 * 8) / 6)
+    assert loss.mask is None
     assert engine.mode
 
 

@@ -23,7 +23,9 @@ from llmbind_cli.errors import ConfigurationError, InputDataError
 from llmbind_cli.model.chat_format import IMAGE_ID
 from llmbind_cli.model.loader import load_model
 from llmbind_cli.nn.frame import Frame
+from llmbind_cli.training.distributed import Processes
 from llmbind_cli.training.feature_cache import FeatureCache
+from llmbind_cli.training.holdout import Holdout
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.run import train
 from llmbind_cli.training.seeing import SeeingCollator, box_around, mask_targets
@@ -156,7 +158,7 @@ def test_the_mask_loss_is_the_literal_one(model, samples):
     losses = objective(batch)
     seen, sight = batch.seen, model.sight
     with torch.no_grad():
-        hidden = objective._hidden_states(batch)
+        hidden = objective.hidden_states(batch)
         bce = dice = 0.0
         for number, (row, column) in enumerate(seen.places.tolist()):
             maps = [m[seen.image_of[number]][None] for m in seen.maps]
@@ -207,6 +209,30 @@ def test_what_counts_is_left_out_where_a_pixel_is_ignored(model, tmp_path):
     batch = SeeingCollator(model.sight)([one])
     assert set(batch.seen.labels.unique().tolist()) == {1, 255}
     assert torch.isfinite(objective_of(model)(batch).total)
+
+
+def test_the_holdout_loss_counts_masks_each_once(model, samples):
+    """Three masks in two batches: their mean is over masks, not over batches."""
+
+    class Plain:
+        def train(self, mode):
+            objective.train(mode)
+
+        def losses(self, batch):
+            return objective(batch)
+
+    objective = objective_of(model)
+    together = SeeingCollator(model.sight)(samples)
+    holdout = Holdout(
+        list(samples), batch_size=2, processes=Processes(), collated=SeeingCollator(model.sight),
+        mask_weight=0.5,
+    )  # fmt: skip
+    found = holdout.loss(Plain())
+    with torch.no_grad():
+        whole = objective.eval()(together)
+    assert found.mask == pytest.approx(float(whole.mask), rel=1e-4)
+    assert found.text == pytest.approx(float(whole.text), rel=1e-4)
+    assert found.total == pytest.approx(found.text + 0.5 * found.mask)
 
 
 def test_the_cache_changes_nothing_and_keeps_to_its_budget(model, samples, tmp_path):

@@ -104,8 +104,8 @@ def test_networks_with_other_weights_are_refused(sighted, tmp_path):
     fields = json.loads(path.read_text())
     fields["vision_tower"]["sha256"] = "0" * 64
     path.write_text(json.dumps(fields))
-    with pytest.raises(IntegrityError, match="sha256"):
-        load_model(str(tmp_path / "bundle"), device="cpu")
+    with pytest.raises(IntegrityError, match="sha256"):  # at the first picture at the latest
+        load_model(str(tmp_path / "bundle"), device="cpu").pictures.embeddings([picture(64, 64)])
 
 
 def test_parts_may_lie_beside_the_bundle(base, tmp_path):

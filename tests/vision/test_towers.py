@@ -18,8 +18,10 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from llmbind_cli.errors import ConfigurationError, IntegrityError
+from llmbind_cli.errors import ConfigurationError, IntegrityError, ModelNotFoundError
 from llmbind_cli.model.config import VisionNetwork
+from llmbind_cli.model.vision import networks
+from llmbind_cli.model.vision.networks import NetworkLoader
 from llmbind_cli.nn.efficientnet_lite import EfficientNetLite0
 
 
@@ -142,6 +144,33 @@ def test_networks_that_two_entries_share_are_loaded_once(loader, efficientnet):
     grounding = loader.grounding(entry("efficientnet-lite0", efficientnet, 64, "corner"))
     assert tower.network is grounding.network
     assert grounding.channels == (24, 40, 112, 1280)
+
+
+def test_a_deferred_network_is_loaded_by_the_first_picture(efficientnet, loader, monkeypatch):
+    deferred = NetworkLoader(
+        bundle=None, device=torch.device("cpu"), dtype=torch.float32, offline=True, deferred=True
+    )
+    light = entry("efficientnet-lite0", efficientnet, 64, "corner")
+    usual, loaded = loader.tower(light), []
+    load = networks.load_efficientnet
+    monkeypatch.setattr(networks, "load_efficientnet", lambda f: loaded.append(f) or load(f))
+    tower, grounding = deferred.tower(light), deferred.grounding(light)
+    assert (loaded, tower.width) == ([], usual.width)
+    pixels = tower.preprocessing(picture(64, 64))[None]
+    seen, maps = tower(pixels), grounding(pixels)
+    assert len(loaded) == 1
+    torch.testing.assert_close(seen, usual(pixels))
+    assert not any(p.requires_grad for p in tower.parameters())
+    assert [m.shape[1] for m in maps] == list(grounding.channels)
+
+
+def test_a_deferred_network_that_is_not_there_is_told_by_the_first_picture(tmp_path):
+    deferred = NetworkLoader(
+        bundle=None, device=torch.device("cpu"), dtype=torch.float32, offline=True, deferred=True
+    )
+    tower = deferred.tower(entry("efficientnet-lite0", tmp_path / "none", 64, "corner"))
+    with pytest.raises(ModelNotFoundError):
+        tower(tower.preprocessing(picture(64, 64))[None])
 
 
 def test_frozen_networks_take_no_gradient(loader, clip):

@@ -341,7 +341,8 @@ class _Asked:
 
 
 def _score(asked: _Asked, mode: str, gates: list[Gate], settings: EvalSettings) -> None:
-    from llmbind_cli.evaluation.run import Scoring, run_eval, save_statistics
+    from llmbind_cli.evaluation.run import Scoring, run_eval
+    from llmbind_cli.evaluation.save_statistics import save_statistics
 
     if mode == "statistics":
         if gates:

@@ -47,6 +47,13 @@ def segment(
         typer.Option("--format", help="A grey picture, or COCO's run lengths as JSON."),
     ] = MaskFormat.png,
     requests: flags.From = None,
+    teacher_forced: Annotated[
+        bool,
+        typer.Option(
+            "--teacher-forced",
+            help="With --from: take each line's \"reply\" for the model's own, as LISA scores.",
+        ),
+    ] = False,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, max=1024, help="Requests decided at once.")
     ] = 8,
@@ -66,6 +73,8 @@ def segment(
         raise typer.BadParameter("IMAGE and --from exclude each other", param_hint="--from")
     if requests is None and (image is None or instruction is None):
         raise typer.BadParameter("give IMAGE and INSTRUCTION, or --from", param_hint="IMAGE")
+    if teacher_forced and requests is None:
+        raise typer.BadParameter("is for --from", param_hint="--teacher-forced")
 
     from llmbind_cli.inference.batch.batch_settings import BatchSettings
     from llmbind_cli.inference.masks import MaskSettings
@@ -90,6 +99,7 @@ def segment(
         out=out,
         modality="segment",
         masks=masks,
+        teacher_forced=teacher_forced,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         seed=seed,

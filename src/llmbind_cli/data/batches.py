@@ -35,6 +35,7 @@ class SeenBatch:
             int64 ``[M, 2]``.
         labels: 1 in the mask, 0 beside it, 255 where nothing counts; uint8 ``[M, S, S]``.
         boxes: Around each mask, over the sides of its picture in [0, 1], float ``[M, 4]``.
+        phrases: The words that each mask belongs to, ``M``.
     """
 
     features: Tensor
@@ -43,11 +44,14 @@ class SeenBatch:
     places: Tensor
     labels: Tensor
     boxes: Tensor
+    phrases: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> SeenBatch:
         """Return it on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if name != "maps"}
-        return SeenBatch(**moved, maps=tuple(one.to(device) for one in self.maps))
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)
+        }
+        return replace(self, **moved, maps=tuple(one.to(device) for one in self.maps))
 
 
 @dataclass(frozen=True, kw_only=True)

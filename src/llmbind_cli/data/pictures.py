@@ -1,4 +1,4 @@
-"""Pictures of data sets: found and checked first, decoded when they are asked for."""
+"""Pictures on the disk: found and checked first, decoded when they are asked for."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ class PictureFile:
         return ()
 
     def load(self) -> Image:
-        """Decode the file; see :func:`read_rgb`.
+        """Decode the file; see :func:`read_picture`.
 
         Raises:
             InputDataError: It is missing, no picture, damaged or too large.
         """
-        return read_rgb(self.path)
+        return read_picture(self.path)
 
     def sha256(self) -> str:
         """Return the hash of the file.
@@ -137,13 +137,13 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         InputDataError: It is missing, no picture, or too large.
     """
-    with _opened(path) as opened:
+    with opened_picture(path) as opened:
         width, height = opened.size
         turned = opened.getexif().get(_ORIENTATION) in _TURNED
         return (width, height) if turned else (height, width)
 
 
-def read_rgb(path: Path) -> Image:
+def read_picture(path: Path) -> Image:
     """Read a picture as RGB in the frame the viewer sees.
 
     The content decides about the type, not the name. A picture is turned as its EXIF says, 16-bit
@@ -162,7 +162,7 @@ def read_rgb(path: Path) -> Image:
     """
     from PIL import Image, ImageOps
 
-    with _opened(path) as opened:
+    with opened_picture(path) as opened:
         picture = ImageOps.exif_transpose(opened)
         if picture.mode in _SIXTEEN_BIT:
             # Converting by itself would cut every value off at 255.
@@ -184,15 +184,26 @@ def read_labels(path: Path) -> NDArray[np.integer[Any]]:
     """
     import numpy as np
 
-    with _opened(path) as opened:
+    with opened_picture(path) as opened:
         if opened.mode not in _ONE_CHANNEL:
             raise InputDataError(f"{path}: labels need one channel, and this is {opened.mode}")
         return np.asarray(opened)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
-    """Open a picture; whatever a decoder raises becomes an error that names the file."""
+def opened_picture(path: Path, *, kind: str = "picture") -> Iterator[Image]:
+    """Open a picture; whatever a decoder raises becomes an error that names the file.
+
+    Args:
+        path: A file of one of :data:`FORMATS`.
+        kind: What messages call it.
+
+    Yields:
+        The picture as it stands in the file, not decoded yet.
+
+    Raises:
+        InputDataError: It is missing, no picture, damaged, or larger than :data:`MAX_PIXELS`.
+    """
     from PIL import Image
 
     if not path.is_file():  # a pipe or device would block or never end
@@ -212,4 +223,4 @@ def _opened(path: Path) -> Iterator[Image]:
     except InputDataError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
-        raise InputDataError(f"{path}: cannot be read as a picture: {error}") from error
+        raise InputDataError(f"{path}: cannot be read as a {kind}: {error}") from error

@@ -120,6 +120,7 @@ _PARTS: dict[str, Callable[[Row], Part | None]] = {
     "gIoU": lambda row: (float(row["iou"]), 1.0),
     "emission_rate": lambda row: _where(row["expected"], row["emitted"]),
     "false_emission_rate": lambda row: _where(not row["expected"], row["emitted"]),
+    "exact_match": lambda row: (float(row["right"]), 1.0),
     "routing": lambda row: (float(row["expected"] == row["got"]), 1.0),
     "false_calls": lambda row: _where(row["expected"] == "text", row["got"] != "text"),
     "words_kept": lambda row: (float(sum(row["words_kept"])), float(sum(row["words_asked"]))),

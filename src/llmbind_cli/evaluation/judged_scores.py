@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from llmbind_cli.console import console
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.evaluation import processes
 from llmbind_cli.evaluation.faults import FaultList
@@ -21,7 +22,6 @@ from llmbind_cli.evaluation.media_decode import MediaDecoder
 from llmbind_cli.evaluation.media_set import MediaSet, require_same_ids
 from llmbind_cli.evaluation.prompts import Prompts
 from llmbind_cli.evaluation.scores import FamilyScores, Score, interval_of
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.metrics.extractors.clap import ClapExtractor
 from llmbind_cli.metrics.extractors.clip import ClipExtractor
 from llmbind_cli.metrics.extractors.lpips import LpipsJudge

@@ -7,14 +7,13 @@ are alike). 0 is background. A file of two values is read by what is not 0, whet
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmbind_cli.data.pictures import opened_picture
 from llmbind_cli.errors import InputDataError
-from llmbind_cli.inference.pictures import FORMATS, MAX_PIXELS
 from llmbind_cli.metrics.iou import IGNORED
 
 Array = np.ndarray[Any, Any]
@@ -35,22 +34,12 @@ def read_mask(path: Path) -> Array:
     Raises:
         InputDataError: It is missing, no picture, damaged, too large, or in colour.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures, measured here
-            with Image.open(path, formats=FORMATS) as opened:
-                width, height = opened.size
-                if width * height > MAX_PIXELS:
-                    raise InputDataError(f"{path}: {width} × {height} px is more than is read")
-                picture = ImageOps.exif_transpose(opened)
-                numbers = np.asarray(picture)
-                mode = picture.mode
-    except InputDataError:
-        raise
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        raise InputDataError(f"{path}: cannot be read as a mask: {error}") from error
+    with opened_picture(path, kind="mask") as opened:
+        picture = ImageOps.exif_transpose(opened)
+        numbers = np.asarray(picture)
+        mode = picture.mode
     if mode in _ONE_CHANNEL:
         return numbers.astype(np.int64) if numbers.dtype != np.uint8 else numbers
     if mode == "RGB" and (numbers == numbers[..., :1]).all():

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from llmbind_cli.data.pictures import MAX_PIXELS
 from llmbind_cli.data.polygons import fill_coco
 from llmbind_cli.data.rle import decode_runs, runs_from_text
 from llmbind_cli.errors import InputDataError
@@ -32,7 +33,6 @@ from llmbind_cli.evaluation.media_set import (
     normalised,
     read_media_set,
 )
-from llmbind_cli.inference.pictures import MAX_PIXELS
 from llmbind_cli.weights.hashes import sha256_file
 
 Array = np.ndarray[Any, Any]

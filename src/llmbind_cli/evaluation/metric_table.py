@@ -20,6 +20,7 @@ Family = Literal[
     "directions",
     "perceptual",
     "routing",
+    "answers",
 ]
 Medium = Literal["picture", "video", "sound"]
 WITHOUT_REFERENCES = frozenset({"logits", "words"})
@@ -288,6 +289,13 @@ _ALL = (
         family="routing",
         higher_is_better=True,
         definition="share of the prompts of rightly routed requests that keep all content words",
+    ),
+    Metric(
+        name="exact_match",
+        family="answers",
+        higher_is_better=True,
+        definition="share of questions whose reply is the right answer, in lower case without "
+        "articles and punctuation",
     ),
 )
 _INFINITE = tuple(

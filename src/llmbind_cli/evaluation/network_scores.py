@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError, UsageError
 from llmbind_cli.evaluation import judged_scores, processes
 from llmbind_cli.evaluation.faults import FaultList
@@ -27,7 +28,6 @@ from llmbind_cli.evaluation.metric_table import Metric
 from llmbind_cli.evaluation.prompts import Prompts
 from llmbind_cli.evaluation.scores import FamilyScores, Score
 from llmbind_cli.evaluation.statistics_file import StatisticsFile
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.metrics.extractors.clap import ClapExtractor
 from llmbind_cli.metrics.extractors.clip import ClipExtractor
 from llmbind_cli.metrics.extractors.extractor import Extractor

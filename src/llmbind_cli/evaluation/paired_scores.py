@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from llmbind_cli.console import console
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.evaluation import processes
 from llmbind_cli.evaluation.faults import FaultList
 from llmbind_cli.evaluation.scores import FamilyScores, Panel, Score, interval_of
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.metrics.psnr import psnr
 from llmbind_cli.metrics.ssim import ssim
 

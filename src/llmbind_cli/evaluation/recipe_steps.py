@@ -58,6 +58,7 @@ def command_of(
         arguments += ["--max-new-tokens", str(make.max_new_tokens)]
     arguments += ["--direct"] if make.direct else []
     arguments += ["--modality", make.modality] if make.modality is not None else []
+    arguments += ["--teacher-forced"] if make.teacher_forced else []
     arguments += ["--plan", "--json"] if make.kind == "plan" else ["--out", str(work / make.name)]
     return [*arguments, "--offline"] if offline else arguments
 

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llmbind_cli import __version__
 from llmbind_cli.console import console
 from llmbind_cli.errors import InputDataError, UsageError
 from llmbind_cli.evaluation import processes, report_text
+from llmbind_cli.evaluation.cards import prompts_card, protocol_card, scoring_card
 from llmbind_cli.evaluation.features import ExtractionSettings
 from llmbind_cli.evaluation.gate import Gate, check_gates, raise_if_failed, require_figures
-from llmbind_cli.evaluation.mask_set import MaskSet, read_mask_set
-from llmbind_cli.evaluation.media_set import (
-    MediaSet,
-    count_items,
-    json_lines,
-    pair_up,
-    read_media_set,
-)
+from llmbind_cli.evaluation.media_set import count_items
 from llmbind_cli.evaluation.metric_table import (
     WITH_WORDS,
     WITHOUT_REFERENCES,
@@ -34,14 +26,7 @@ from llmbind_cli.evaluation.metric_table import (
     find_metrics,
     with_extrapolations,
 )
-from llmbind_cli.evaluation.prompts import read_prompts
 from llmbind_cli.evaluation.report import (
-    Backbone,
-    DataCard,
-    IntervalCard,
-    MetricCard,
-    Protocol,
-    RecipeCard,
     Report,
     ScoringCard,
     clean,
@@ -52,13 +37,8 @@ from llmbind_cli.evaluation.report import (
 )
 from llmbind_cli.evaluation.report_folder import prepare_folder, write_files
 from llmbind_cli.evaluation.report_page import ScoredFamily, report_page
-from llmbind_cli.evaluation.scores import FamilyScores
-from llmbind_cli.evaluation.statistics_file import SUFFIX, StatisticsFile, read_statistics_file
+from llmbind_cli.evaluation.score_family import grouped, score_family
 from llmbind_cli.metrics.iou import Compat
-from llmbind_cli.weights.hashes import sha256_file
-
-if TYPE_CHECKING:
-    from llmbind_cli.evaluation.network_scores import NetworkSettings
 
 REPORT_FILES = ("report.json", "report.md", "report.html", "junit.xml", "items.jsonl")
 
@@ -170,7 +150,7 @@ def run_eval(scorings: Sequence[Scoring], gates: Sequence[Gate], settings: EvalS
     collected.details |= _contrasts(scorings, collected, settings)
     results = check_gates(gates, collected.values)
     report = Report(
-        protocol=_protocol(settings, collected.cards),
+        protocol=protocol_card(settings.recipe, settings.seed, collected.cards),
         metrics=collected.entries,
         gates=gate_entries(results),
         details=clean(collected.details),
@@ -249,17 +229,18 @@ def _score(
     settings: EvalSettings,
     collected: _Collected,
 ) -> None:
-    scores, predictions, references = _family_scores(scoring, family, metrics, settings)
+    scores, predictions, references = score_family(scoring, family, metrics, settings)
+    prompts = None
+    if family in WITH_WORDS:
+        prompts = prompts_card(scoring.prompts, scoring.predictions)
     collected.cards.append(
-        ScoringCard(
-            name=scoring.name,
-            metrics=[MetricCard(name=m.name, definition=m.definition) for m in metrics],
+        scoring_card(
+            scoring.name,
+            metrics,
+            scores,
             predictions=predictions,
             references=references,
-            prompts=_prompts_card(scoring, family),
-            preprocessing=scores.preprocessing,
-            backbone=Backbone(**scores.backbone) if scores.backbone else None,
-            parameters=scores.parameters,
+            prompts=prompts,
         )
     )
     for metric in metrics:
@@ -271,164 +252,6 @@ def _score(
         collected.details[metric_key(scoring.name, family)] = scores.details
     collected.families.append(ScoredFamily(scoring=scoring.name, family=family, scores=scores))
     collected.items += [{"scoring": scoring.name, "family": family} | row for row in scores.items]
-
-
-def _family_scores(
-    scoring: Scoring, family: Family, metrics: list[Metric], settings: EvalSettings
-) -> tuple[FamilyScores, DataCard, DataCard | None]:
-    names, seed = [metric.name for metric in metrics], settings.seed
-    if metrics[0].extractor is not None:
-        return _network_scores(scoring, metrics, settings)
-    if scoring.references is None:
-        raise UsageError(f"--ref: is missing; {names[0]} compares with references")
-    if family == "routing":
-        from llmbind_cli.evaluation.routing_scores import score_routing
-
-        scores = score_routing(scoring.predictions, scoring.references, seed=seed)
-        return scores, _lines_card(scoring.predictions), _lines_card(scoring.references)
-    if family == "emission":
-        from llmbind_cli.evaluation.emission_scores import score_emission
-
-        scores = score_emission(scoring.predictions, scoring.references, seed=seed)
-        return scores, _any_card(scoring.predictions), _any_card(scoring.references)
-    if family == "masks":
-        from llmbind_cli.evaluation.mask_scores import score_masks
-
-        masks = read_mask_set(scoring.predictions), read_mask_set(scoring.references)
-        scores = score_masks(
-            *masks, ignore_label=scoring.ignore_label, compat=scoring.compat, seed=seed
-        )
-        return scores, _set_card(masks[0]), _set_card(masks[1])
-    made = read_media_set(scoring.predictions)
-    from llmbind_cli.evaluation.paired_scores import score_pictures
-
-    others = read_media_set(scoring.references)
-    scores = score_pictures(pair_up(made, others), metrics=names, seed=seed)
-    return scores, _set_card(made), _set_card(others)
-
-
-def grouped(metrics: Sequence[Metric]) -> list[list[Metric]]:
-    """Put metrics that are computed in one pass together: one family, network and kind of file."""
-    groups: dict[tuple[str, ...], list[Metric]] = {}
-    for metric in metrics:
-        groups.setdefault((metric.family, metric.extractor or "", metric.medium), []).append(metric)
-    return list(groups.values())
-
-
-def _network_scores(
-    scoring: Scoring, metrics: list[Metric], settings: EvalSettings
-) -> tuple[FamilyScores, DataCard, DataCard | None]:
-    from llmbind_cli.evaluation.network_scores import score_by_network
-
-    family = metrics[0].family
-    made = read_media_set(scoring.predictions)
-    true: MediaSet | StatisticsFile | None = None
-    if family not in WITHOUT_REFERENCES and scoring.references is not None:
-        is_distance = family == "features"
-        true = (read_references if is_distance else read_media_set)(scoring.references)
-    prompts = None
-    if family in WITH_WORDS:
-        prompts = read_prompts(scoring.prompts, scoring.predictions)
-    scores = score_by_network(
-        metrics,
-        made,
-        true,
-        prompts,
-        network_settings(settings),
-        save_statistics=settings.save_statistics if family == "features" else None,
-    )
-    return scores, _set_card(made), _set_card(true) if true is not None else None
-
-
-def network_settings(settings: EvalSettings) -> NetworkSettings:
-    """Return what a network needs of the settings of a run."""
-    from llmbind_cli.evaluation.network_scores import NetworkSettings
-
-    return NetworkSettings(
-        weights=settings.weights,
-        device=settings.device,
-        offline=settings.offline,
-        extraction=settings.extraction,
-        splits=settings.splits,
-        seed=settings.seed,
-    )
-
-
-def save_statistics(metrics: Sequence[str], references: Path, settings: EvalSettings) -> None:
-    """Write the statistics of references alone, as ``--save-stats`` without ``--pred``.
-
-    Args:
-        metrics: One or more by the features of one extractor.
-        references: Folder or manifest.
-        settings: Where to, and how to extract.
-
-    Raises:
-        UsageError: A metric is none by features.
-        LlmbindError: As :func:`run_eval`.
-    """
-    from llmbind_cli.evaluation.feature_scores import save_reference_statistics
-    from llmbind_cli.evaluation.network_scores import feature_source
-
-    found = find_metrics(metrics)
-    for metric in found:
-        if metric.family != "features":
-            raise UsageError(f"--save-stats: {metric.name} takes no features")
-    if len(groups := grouped(found)) > 1:
-        names = ", ".join(group[0].name for group in groups)
-        raise UsageError(f"--save-stats: {names} have different networks; give those of one")
-    if settings.save_statistics is not None:
-        with ExitStack() as stack:
-            source = feature_source(found[0], network_settings(settings), stack)
-            save_reference_statistics(read_media_set(references), source, settings.save_statistics)
-        console.log(f"statistics in {settings.save_statistics}")
-
-
-def read_references(path: Path) -> MediaSet | StatisticsFile:
-    """Read references that are compared by their features: files, or a ``.npz`` of statistics.
-
-    Raises:
-        InputDataError: They are missing or cannot be read.
-    """
-    if path.is_file() and path.suffix == SUFFIX:
-        return read_statistics_file(path)
-    return read_media_set(path)
-
-
-def _protocol(settings: EvalSettings, cards: list[ScoringCard]) -> Protocol:
-    recipe = settings.recipe
-    return Protocol(
-        llmbind=__version__,
-        seed=settings.seed,
-        recipe=RecipeCard(path=clean(str(recipe)), sha256=sha256_file(recipe)) if recipe else None,
-        interval=IntervalCard(),
-        scorings=cards,
-    )
-
-
-def _set_card(side: MediaSet | MaskSet | StatisticsFile) -> DataCard:
-    path, digest = clean(side.path), side.sha256
-    if isinstance(side, StatisticsFile):
-        return DataCard(path=path, kind="statistics", sha256=digest, count=side.n)
-    count = len(side.items if isinstance(side, MaskSet) else side.files)
-    return DataCard(path=path, kind=side.kind, sha256=digest, count=count)
-
-
-def _any_card(path: Path) -> DataCard:
-    """The card of requests or manifests, whose lines are what counts, or of a set of masks."""
-    return _lines_card(path) if path.suffix == ".jsonl" else _set_card(read_mask_set(path))
-
-
-def _prompts_card(scoring: Scoring, family: Family) -> DataCard | None:
-    if family not in WITH_WORDS:
-        return None
-    prompts = read_prompts(scoring.prompts, scoring.predictions)
-    count = len(prompts.words)
-    return DataCard(path=clean(prompts.path), kind="lines", sha256=prompts.sha256, count=count)
-
-
-def _lines_card(path: Path) -> DataCard:
-    count = len({fields["id"] for _, fields in json_lines(path)})
-    return DataCard(path=clean(str(path)), kind="lines", sha256=sha256_file(path), count=count)
 
 
 def _write(folder: Path, report: Report, collected: _Collected) -> None:

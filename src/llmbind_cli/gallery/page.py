@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from llmbind_cli.gallery.cards import Card, CardFile, read_cards
+from llmbind_cli.pages import html_page
 from llmbind_cli.weights.atomic import write_atomically
 
 PAGE = "index.html"
@@ -55,7 +56,7 @@ def gallery_page(cards: Sequence[Card], *, title: str) -> str:
         title: Name of the folder.
     """
     groups = Counter(_group(card) for card in cards)
-    style = (resources.files(__package__) / "style.css").read_text(encoding="utf-8")
+    style = (resources.files(__package__) / "gallery.css").read_text(encoding="utf-8")
     filters = "".join(_filter(group, count) for group, count in groups.items())
     if len(groups) > 1:
         rules = "".join(_rule(group) for group in groups)
@@ -67,28 +68,15 @@ def gallery_page(cards: Sequence[Card], *, title: str) -> str:
     else:
         rules, choices = "", ""
     shown = "\n".join(_article(card) for card in cards)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title>
-<style>
-{style}{rules}</style>
-</head>
-<body>
-<header>
+    body = f"""<header>
 <h1>{escape(title)}</h1>
 <p>{escape(_count(cards))}</p>
 {choices}
 </header>
 <main>
 {shown or '<p class="nothing">Nothing was made yet.</p>'}
-</main>
-</body>
-</html>
-"""
+</main>"""
+    return html_page(title=title, policy=_POLICY, style=f"{style}{rules}", body=body)
 
 
 def _group(card: Card) -> str:
@@ -125,7 +113,8 @@ def _article(card: Card) -> str:
         error = f'<p class="{tone}">{escape(card.error)}</p>'
     reply = ""
     if card.reply and card.reply != card.prompt and card.prompt:
-        reply = f"<details><summary>Reply</summary><p>{escape(card.reply)}</p></details>"
+        shown = "" if card.files else " open"  # then the reply is all that was made
+        reply = f"<details{shown}><summary>Reply</summary><p>{escape(card.reply)}</p></details>"
     facts = {"id": card.id, "task": card.task, "seed": card.seed, "model": card.model}
     listed = "".join(
         f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError, LlmbindError, UsageError
 from llmbind_cli.generators.base import (
     SEED_LIMIT,
@@ -21,7 +22,6 @@ from llmbind_cli.generators.base import (
     GeneratorRequest,
 )
 from llmbind_cli.inference.artifacts import ArtifactFile, ArtifactFolder, ResultLine
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.states import state_of_text
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError, OutputError, PartialFailure, UsageError
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFile, ArtifactFolder, ResultLine
@@ -17,7 +18,6 @@ from llmbind_cli.inference.batch.batch_settings import BatchSettings
 from llmbind_cli.inference.dispatch import Job, dispatch, item_seed, jobs_of_reply
 from llmbind_cli.inference.generate import show
 from llmbind_cli.inference.model_options import ModelOptions
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import Request
 from llmbind_cli.inference.rounds import run_in_rounds
 from llmbind_cli.weights.atomic import write_atomically

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError, LlmbindError, TemporaryError, UnavailableError
 from llmbind_cli.inference.artifacts import ResultLine
 from llmbind_cli.inference.dispatch import item_seed
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import Request
 from llmbind_cli.inference.states import text_of_state
 from llmbind_cli.model.bound_model import BoundModel

@@ -12,7 +12,7 @@ from typing import Any
 from llmbind_cli.errors import InputDataError, LlmbindError
 from llmbind_cli.model.chat_format import ChatTurn
 
-_KNOWN = frozenset({"id", "prompt", "image", "modality", "seed", "history"})
+_KNOWN = frozenset({"id", "prompt", "image", "modality", "seed", "history", "reply"})
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -29,6 +29,7 @@ class Request:
         earlier_images: Pictures attached to the turns of the history, in order.
         modality: The modality the user fixed; ``None`` lets the model choose.
         seed: The item's own seed; ``None`` derives one from the run's seed and the id.
+        reply: The right answer, for teacher forcing alone; task tags count as task tokens.
         extra: Unknown fields of the input line, carried through to the result.
     """
 
@@ -39,6 +40,7 @@ class Request:
     earlier_images: tuple[Path, ...] = ()
     modality: str | None = None
     seed: int | None = None
+    reply: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def turns(self) -> list[ChatTurn]:
@@ -138,6 +140,9 @@ def _request(item_id: str, fields: dict[str, Any]) -> Request:
         raise ValueError(f'"seed" must be a whole number ≥ 0, got {seed!r}')
     if image is not None and not isinstance(image, str):
         raise ValueError(f'"image" must be a path, got {image!r}')
+    reply = fields.get("reply")
+    if reply is not None and not isinstance(reply, str):
+        raise ValueError(f'"reply" must be a text, got {reply!r}')
     return Request(
         id=item_id,
         prompt=prompt,
@@ -145,6 +150,7 @@ def _request(item_id: str, fields: dict[str, Any]) -> Request:
         images=(Path(image),) if image else (),
         modality=None if modality == "auto" else modality,
         seed=seed,
+        reply=reply,
         extra={key: value for key, value in fields.items() if key not in _KNOWN},
     )
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import (
     InputDataError,
     OutputError,
@@ -26,7 +27,6 @@ from llmbind_cli.inference.dispatch import SIGHT_TASKS, dispatch, item_seed, job
 from llmbind_cli.inference.generate import show
 from llmbind_cli.inference.masks import OVERLAY, MaskSettings, WithMasks
 from llmbind_cli.inference.model_options import ModelOptions
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import Request
 from llmbind_cli.model.config import BundleConfig
 from llmbind_cli.weights.atomic import write_atomically

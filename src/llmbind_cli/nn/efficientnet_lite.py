@@ -10,6 +10,7 @@ Notation: B pictures, S side of the input in pixels (a multiple of 32), C channe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,13 @@ class Block(nn.Module):
         wide = hidden_states if self.expand is None else self.expand(hidden_states)
         narrow: Tensor = self.project(self.depthwise(wide))
         return hidden_states + narrow if self.residual else narrow
+
+
+class Backbone(Protocol):
+    """What towers and grounding encoders need of the network."""
+
+    def feature_maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
+        """Describe every place of pictures; see :meth:`EfficientNetLite0.feature_maps`."""
 
 
 class EfficientNetLite0(nn.Module):

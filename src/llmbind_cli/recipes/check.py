@@ -10,14 +10,14 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from llmbind_cli.recipes.picture_schema import MASKED_KINDS
-from llmbind_cli.recipes.schema import (
+from llmbind_cli.recipes.dialogue_schema import (
     BuiltDialogues,
     CaptionedModality,
     ConversationFiles,
-    Recipe,
     WriterSection,
 )
+from llmbind_cli.recipes.picture_schema import MASKED_KINDS
+from llmbind_cli.recipes.schema import Recipe
 
 _RULES = {
     "greater_than": " must be > {gt}",

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from llmbind_cli.errors import ConfigurationError
 from llmbind_cli.recipes.load import read_toml
-from llmbind_cli.recipes.schema import FilePath, Section
+from llmbind_cli.recipes.section import FilePath, Section
 
 Bounds = dict[str, float]
 
@@ -50,6 +50,7 @@ class MakeSection(Section):
         max_new_tokens: Longest reply.
         batch_size: Requests decided at once.
         router_load: Add to each line of a plan which experts its request went to.
+        teacher_forced: Take each request's own ``reply`` for the model's, as LISA scores masks.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
@@ -60,6 +61,7 @@ class MakeSection(Section):
     max_new_tokens: int | None = Field(default=None, ge=1, le=4096)
     batch_size: int = Field(default=16, ge=1, le=1024)
     router_load: bool = False
+    teacher_forced: bool = False
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -69,6 +71,8 @@ class MakeSection(Section):
             raise ValueError("direct needs a modality")
         if self.router_load and self.kind != "plan":
             raise ValueError("router_load is for kind = 'plan'")
+        if self.teacher_forced and self.kind != "segment":
+            raise ValueError("teacher_forced is for kind = 'segment'")
         return self
 
 

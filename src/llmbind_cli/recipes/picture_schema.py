@@ -166,6 +166,7 @@ class SceneSource(PictureSource):
         grounds: Shares of what lies behind the things; the usual ones if empty.
         questions: Shares of what is asked; the usual ones if empty.
         turns: Most questions about one scene.
+        tied: Replies repeat what is marked right before its token.
     """
 
     kind: Literal["scenes"]
@@ -177,6 +178,7 @@ class SceneSource(PictureSource):
     grounds: dict[Literal["plain", "textured", "photo"], Share] = Field(default={})
     questions: dict[QuestionName, Share] = Field(default={})
     turns: int = Field(default=3, ge=1)
+    tied: bool = False
 
 
 AnnotatedTable = (

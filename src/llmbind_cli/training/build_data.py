@@ -15,8 +15,8 @@ from llmbind_cli.data.dialogues.statistics import DialogueCensus, DialogueStatis
 from llmbind_cli.data.dialogues.writer import DialogueWriter
 from llmbind_cli.data.sample import Dialogue
 from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.recipes.dialogue_schema import BuiltDialogues
 from llmbind_cli.recipes.load import load_recipe
-from llmbind_cli.recipes.schema import BuiltDialogues
 from llmbind_cli.training.sources import open_builder
 from llmbind_cli.weights.atomic import storage_error, write_atomically
 from llmbind_cli.weights.file_names import file_stem

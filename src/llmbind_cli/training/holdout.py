@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 import torch
 
@@ -67,6 +68,21 @@ def split_holdout(
     return dataclasses.replace(data, samples=trained, sizes=sizes), apart
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeldOutLoss:
+    """What a model loses on the dialogues held out.
+
+    Attributes:
+        text: Mean cross-entropy over all ids, by their weights, in nats.
+        mask: L_mask, meant over masks; ``None`` where there is none.
+        total: L_reg + λ_mask L_mask (LLMBind Eq. 7), by which bundles are compared.
+    """
+
+    text: float
+    mask: float | None
+    total: float
+
+
 class Holdout:
     """The dialogues held out, in batches that the processes share.
 
@@ -75,6 +91,7 @@ class Holdout:
         batch_size: Dialogues in one forward pass.
         processes: The processes of the run.
         collated: Makes a batch of samples.
+        mask_weight: λ_mask.
     """
 
     def __init__(
@@ -84,31 +101,42 @@ class Holdout:
         batch_size: int,
         processes: Processes,
         collated: Collate = collate,
+        mask_weight: float = 1.0,
     ) -> None:
         self._collated = collated
+        self._mask_weight = mask_weight
         by_length = sorted(samples, key=lambda sample: len(sample.ids))
         self._batches = [
             by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)
         ]
         self._processes = processes
 
-    def loss(self, engine: Engine) -> float:
-        """Return the mean text loss over all ids, by their weights, in nats.
+    def loss(self, engine: Engine) -> HeldOutLoss:
+        """Measure the losses.
 
         Every process makes the same number of forward passes, which sharded weights need.
         """
         rank, size = self._processes.rank, self._processes.size
-        total = weight = 0.0
+        sums = [0.0] * 4  # of the text loss and its weights, of the mask loss and its masks
         engine.train(False)
         with torch.no_grad():
             for start in range(0, len(self._batches), size):
                 number = start + rank
                 batch = self._collated(self._batches[number % len(self._batches)])
-                text = float(engine.losses(batch).text)
-                if number < len(self._batches):
-                    counted = float(batch.loss_weights[:, 1:].sum())
-                    total += text * counted
-                    weight += counted
+                losses = engine.losses(batch)
+                if number >= len(self._batches):
+                    continue
+                weight = float(batch.loss_weights[:, 1:].sum())
+                sums[0] += float(losses.text) * weight
+                sums[1] += weight
+                if batch.seen is not None and losses.mask is not None:
+                    count = len(batch.seen.places)
+                    sums[2] += float(losses.mask) * count
+                    sums[3] += count
         engine.train(True)
-        total, weight = self._processes.sums([total, weight])
-        return total / weight
+        text, weight, mask, masks = self._processes.sums(sums)
+        text /= weight
+        if not masks:
+            return HeldOutLoss(text=text, mask=None, total=text)
+        mask /= masks
+        return HeldOutLoss(text=text, mask=mask, total=text + self._mask_weight * mask)

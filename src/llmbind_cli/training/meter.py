@@ -28,7 +28,7 @@ class LogLine:
         loss_balance: Load-balancing loss.
         loss_mask: Loss of masks, meant over the forward passes that had some; ``None`` where none
             had.
-        loss_box: Loss of boxes, likewise.
+        loss_box: Loss of boxes, likewise; ``None`` as well for a model without a box head.
         loss_by_kind: Cross-entropy by kind of reply, unweighted, nats; kinds that occurred.
         router_load: From each router's name (``layers.1.gate_proj``) to the share of the ids
             whose first choice each expert is.
@@ -198,7 +198,7 @@ class Meter:
             peak_memory_gib=round(max(one.peak_memory for one in processes) / GIB, 3),
             eta_s=round(pace_s * (self._total_steps - step), 1),
             loss_mask=mask / masked if masked else None,
-            loss_box=box / masked if masked else None,
+            loss_box=box / masked if masked and box else None,
         )
 
 

@@ -98,7 +98,7 @@ class LanguageObjective(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """Run the model on ``B`` padded dialogues and return their losses."""
         with collect_router_probs(self.language_model) as record:
-            hidden = self._hidden_states(batch)  # [B, T, D]
+            hidden = self.hidden_states(batch)  # [B, T, D]
         router_probs = record.probs()
         width = batch.input_ids.shape[1] - 1
         weights = batch.loss_weights[:, 1:].flatten()
@@ -126,7 +126,7 @@ class LanguageObjective(nn.Module):
         total = text + balance
         seen = SightLosses()
         if self.sight is not None and self.masks is not None:
-            seen = sight_losses(self.sight, batch, hidden, self.masks)
+            seen = self.sight_losses(batch, hidden, self.masks)
             total = total + seen.total(self.masks) + _touched(self.sight)
         return Losses(
             total=total,
@@ -139,7 +139,14 @@ class LanguageObjective(nn.Module):
             router_load=_first_choices(router_probs, batch.attention_mask),
         )
 
-    def _hidden_states(self, batch: Batch) -> Tensor:
+    def sight_losses(self, batch: Batch, hidden: Tensor, weights: MaskWeights) -> SightLosses:
+        """Return the losses of what the states [B, T, D] of a model that sees point at."""
+        if self.sight is None:
+            raise ValueError("a model without sight points at nothing")
+        return sight_losses(self.sight, batch, hidden, weights)
+
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """Return the last hidden states of a batch, [B, T, D]."""
         hidden: Tensor = self._model.decoder(
             **self._inputs(batch), attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state
@@ -169,7 +176,7 @@ class LanguageObjective(nn.Module):
         if len(plain) == 0:
             plain = plain.new_zeros(1)  # this process only keeps the others company
         with without_adapter(self.language_model):
-            hidden = self._hidden_states(batch.select(plain))
+            hidden = self.hidden_states(batch.select(plain))
         place = torch.cumsum(batch.is_plain, 0) - 1  # dialogue of the batch → among the plain ones
         at = place[positions // width] * width + positions % width
         return hidden[:, :-1].flatten(0, 1)[at]

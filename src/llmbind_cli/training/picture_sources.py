@@ -116,6 +116,7 @@ class PictureSamples(Iterator[Sample]):
                 name=source.name,
                 questions=source.questions or QUESTIONS,
                 turns=source.turns,
+                tied=source.tied,
                 held_out_targets=source.split == "held_out_things",
             )
             for number in range(source.count):

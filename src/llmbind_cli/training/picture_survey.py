@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from llmbind_cli.data.sample import Sample
 from llmbind_cli.errors import InputDataError
+from llmbind_cli.recipes.dialogue_schema import BuiltDialogues
 from llmbind_cli.recipes.picture_schema import MaskedSource, SceneSource
-from llmbind_cli.recipes.schema import BuiltDialogues, Recipe, Source
+from llmbind_cli.recipes.schema import Recipe, Source
 from llmbind_cli.training.overlap import UsedPictures
 from llmbind_cli.training.sources import read_source
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from llmbind_cli.data.batches import Collate, collate
+from llmbind_cli.errors import ConfigurationError
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.build import build_model
 from llmbind_cli.model.checkpoint import restore_weights
 from llmbind_cli.model.config import SightConfig, VisionNetwork
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, adapter_config_of
+from llmbind_cli.recipes.dialogue_schema import ConversationFiles
+from llmbind_cli.recipes.picture_schema import MaskedSource
 from llmbind_cli.recipes.schema import LoraMoeSection, Recipe
 from llmbind_cli.recipes.sight_schema import NetworkSection, SightSection
 from llmbind_cli.training.compilation import compile_blocks
@@ -49,6 +52,28 @@ def build_from_recipe(recipe: Recipe, *, device: str, offline: bool) -> BoundMod
     if recipe.train.compile:
         compile_blocks(model)
     return model
+
+
+def check_pictures(recipe: Recipe) -> None:
+    """Refuse pictures for a model that does not see.
+
+    Raises:
+        ConfigurationError: A source has pictures, and the recipe has no ``[sight]``, or none that
+            cuts out what the source teaches to.
+    """
+    if recipe.sight is not None and recipe.sight.grounding_encoder is not None:
+        return
+    for source in recipe.data:
+        if isinstance(source, MaskedSource) or (
+            isinstance(source, ConversationFiles) and source.images
+        ):
+            if recipe.sight is not None and isinstance(source, ConversationFiles):
+                continue
+            lacking = "[sight]" if recipe.sight is None else "[sight.grounding_encoder]"
+            raise ConfigurationError(
+                f"data: {source.name} has pictures, and the recipe has no {lacking} to see them "
+                f"with; --dry-run checks and shows them"
+            )
 
 
 def take_start(recipe: Recipe, model: BoundModel, *, offline: bool) -> Start | None:

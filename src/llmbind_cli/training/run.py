@@ -19,8 +19,7 @@ from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.nn.device import choose_device
 from llmbind_cli.recipes.load import load_recipe
-from llmbind_cli.recipes.picture_schema import MaskedSource
-from llmbind_cli.recipes.schema import ConversationFiles, Recipe
+from llmbind_cli.recipes.schema import Recipe
 from llmbind_cli.training.checkpoints import (
     BUNDLE_NAME,
     Progress,
@@ -53,6 +52,7 @@ from llmbind_cli.training.plot import PLOT_NAME, plot_run
 from llmbind_cli.training.recipe_model import (
     adapter_config,
     build_from_recipe,
+    check_pictures,
     collator,
     mask_weights,
     take_start,
@@ -72,6 +72,7 @@ def train(
     dry_run: bool = False,
     device: str = "auto",
     offline: bool = False,
+    make_run: Callable[..., TrainingRun] | None = None,
 ) -> int:
     """Train a binding model as a recipe says, in this process or in all that a launcher started.
 
@@ -86,6 +87,8 @@ def train(
         dry_run: Check recipe and data, write a report to stdout and train nothing.
         device: ``auto``, ``cpu`` or ``cuda``.
         offline: Never use the network.
+        make_run: Makes the run in place of :class:`TrainingRun`, with the same arguments, for a
+            training with further losses.
 
     Returns:
         Exit code: 0, or 130 or 143 when a signal stopped the run after a checkpoint.
@@ -106,7 +109,7 @@ def train(
             directory=output,
         )
         return 0
-    _check_pictures(recipe)
+    check_pictures(recipe)
     if recipe.train.tensorboard:
         require_tensorboard()
     processes = Processes.from_environment()
@@ -132,7 +135,7 @@ def train(
             left_out=pictures_left_out(recipe),
             slot=model.image_slot,
         )
-        run = TrainingRun(
+        run = (make_run or TrainingRun)(
             recipe,
             model=model,
             data=data,
@@ -236,14 +239,18 @@ class TrainingRun:
             processes.first(lambda: self._finish(step))
         return 0
 
-    def _engine(self) -> Engine:
-        optim, train, model = self._recipe.optim, self._recipe.train, self._model
-        objective = LanguageObjective(
-            model,
-            aux_coefficient=optim.aux_coefficient,
-            talk_target=train.talk_target,
+    def objective(self) -> LanguageObjective:
+        """Return what is minimised."""
+        return LanguageObjective(
+            self._model,
+            aux_coefficient=self._recipe.optim.aux_coefficient,
+            talk_target=self._recipe.train.talk_target,
             masks=mask_weights(self._recipe.sight),
         )
+
+    def _engine(self) -> Engine:
+        optim, train, model = self._recipe.optim, self._recipe.train, self._model
+        objective = self.objective()
         optimization = Optimization(
             groups=parameter_groups(
                 model,
@@ -287,11 +294,14 @@ class TrainingRun:
             batch_size=self._recipe.train.batch_size,
             processes=self._processes,
             collated=self._collated,
+            mask_weight=0.0 if (masks := mask_weights(self._recipe.sight)) is None else masks.mask,
         )
 
         def evaluate(step: int) -> None:
-            loss = holdout.loss(engine)
-            log.write({"step": step, "loss_holdout": loss})
+            held_out = holdout.loss(engine)
+            loss = held_out.total
+            parts = {} if held_out.mask is None else {"loss_holdout_mask": held_out.mask}
+            log.write({"step": step, "loss_holdout": loss, **parts})
             if events is not None:
                 events.add_holdout(step, loss)
             console.log(f"step {step}: loss {loss:.4f} on {len(self._held_out)} held-out dialogues")
@@ -374,28 +384,6 @@ class TrainingRun:
         if self._held_out:
             console.log(f"held out: {len(self._held_out):,} dialogues")
         console.log(f"optimizer steps: {self._total_steps:,}")
-
-
-def _check_pictures(recipe: Recipe) -> None:
-    """Refuse pictures for a model that does not see.
-
-    Raises:
-        ConfigurationError: A source has pictures, and the recipe has no ``[sight]``, or none that
-            cuts out what the source teaches to.
-    """
-    if recipe.sight is not None and recipe.sight.grounding_encoder is not None:
-        return
-    for source in recipe.data:
-        if isinstance(source, MaskedSource) or (
-            isinstance(source, ConversationFiles) and source.images
-        ):
-            if recipe.sight is not None and isinstance(source, ConversationFiles):
-                continue
-            lacking = "[sight]" if recipe.sight is None else "[sight.grounding_encoder]"
-            raise ConfigurationError(
-                f"data: {source.name} has pictures, and the recipe has no {lacking} to see them "
-                f"with; --dry-run checks and shows them"
-            )
 
 
 def _check_engine(recipe: Recipe, processes: Processes) -> None:

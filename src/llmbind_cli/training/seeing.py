@@ -58,6 +58,7 @@ class SeeingCollator:
         image_of: list[int] = []
         places: list[tuple[int, int]] = []
         targets: list[MaskTargets] = []
+        phrases: list[str] = []
         for row, sample, encoded in pictured:
             features += self._features(sample.pictures)
             if not encoded.pointing:
@@ -67,6 +68,7 @@ class SeeingCollator:
             image_of += [len(grounded)] * len(encoded.pointing)
             grounded.append(self._maps(picture))
             places += [(row, position - 1) for position in encoded.pointing]
+            phrases += [segment.phrase for segment in sample.segments]
         return dataclasses.replace(
             batch,
             seen=SeenBatch(
@@ -76,6 +78,7 @@ class SeeingCollator:
                 places=torch.tensor(places, dtype=torch.long).reshape(-1, 2),
                 labels=_joined([target.labels for target in targets], self._side()),
                 boxes=torch.cat([t.boxes for t in targets]) if targets else torch.zeros(0, 4),
+                phrases=tuple(phrases),
             ),
         )
 

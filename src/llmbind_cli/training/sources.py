@@ -16,8 +16,9 @@ from llmbind_cli.data.pictured import PicturedDialogues
 from llmbind_cli.data.sample import Dialogue, Sample
 from llmbind_cli.data.talk import read_talk
 from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.recipes.dialogue_schema import BuiltDialogues, ConversationFiles
 from llmbind_cli.recipes.picture_schema import MaskedSource
-from llmbind_cli.recipes.schema import BuiltDialogues, ConversationFiles, Source
+from llmbind_cli.recipes.schema import Source
 from llmbind_cli.training.picture_sources import PictureSamples
 from llmbind_cli.weights.hashes import sha256_file
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from llmbind_cli.data.mixture import Mixture
 from llmbind_cli.data.sample import Dialogue, Sample
 from llmbind_cli.errors import InputDataError
+from llmbind_cli.recipes.dialogue_schema import BuiltDialogues
 from llmbind_cli.recipes.picture_schema import SceneSource
-from llmbind_cli.recipes.schema import BuiltDialogues, Recipe, Source, TrainSection
+from llmbind_cli.recipes.schema import Recipe, Source, TrainSection
 from llmbind_cli.tokens import TaskToken, TokenTable
 from llmbind_cli.training.overlap import (
     SharedPicture,

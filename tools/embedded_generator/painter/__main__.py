@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-# Run as a folder, Python puts the folder itself on the path and not the one above it.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# Run as a folder, Python puts the folder itself on the path and not those above it.
+sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)]
 
 if TYPE_CHECKING:
     from painter.latents import PatchSpace

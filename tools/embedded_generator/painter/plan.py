@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from resumable.optimizers import Optimizers
+from resumable.state import load_state, save_state
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +33,6 @@ from painter.networks import (
     token_ids,
 )
 from painter.scenes import SceneBatches
-from painter.state import load_state, save_state
 
 _LATENTS = 4 * CHANNELS
 NUMBERS = _LATENTS + PLAN_TOKENS
@@ -70,14 +71,20 @@ def states_with(plan: Tensor) -> Tensor:
     return states
 
 
+def optimizers_of(text_encoder: Any) -> Optimizers:
+    """Return the text encoder's optimizers; its embeddings learn by AdamW."""
+    named = text_encoder.named_parameters()
+    others = [parameter for name, parameter in named if ".layers." not in name]
+    return Optimizers(text_encoder.parameters(), others=others)
+
+
 def teach_plans(
     text_encoder: Any, tokenizer: Any, space: PatchSpace, batches: SceneBatches, *,
     steps: int, folder: Path, batch_size: int = 64, lr: float = 1e-3,
 ) -> None:  # fmt: skip
     """Train the text encoder in place. Stopped, the training goes on where it saved last.
 
-    The matrices of its layers learn by Muon (Jordan et al., kellerjordan.github.io/posts/muon),
-    which came down to the same loss in a third of AdamW's steps; the rest by AdamW.
+    By Muon it came down to the same loss in a third of AdamW's steps.
 
     Args:
         text_encoder: What learns.
@@ -91,27 +98,19 @@ def teach_plans(
     """
     text_encoder.set_attn_implementation("eager")  # see train_denoiser
     text_encoder.train()
-    matrices, others = [], []
-    for name, weight in text_encoder.named_parameters():
-        (matrices if ".layers." in name and weight.ndim == 2 else others).append(weight)
-    muon = torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(others, betas=(0.9, 0.99))
-    parts = {"network": text_encoder, "muon": muon, "adamw": adamw}
+    optimizers = optimizers_of(text_encoder)
+    parts = {"network": text_encoder, "optimizers": optimizers}
     first = load_state(folder / _STATE, **parts)
     losses: list[float] = []
     for step in range(first, steps):
         rise, fall = min(1.0, (step + 1) / 50), 0.5 * (1 + math.cos(math.pi * step / steps))
-        for optimizer in (muon, adamw):
-            optimizer.param_groups[0]["lr"] = lr * rise * fall
         images, captions = batches.plans(step, batch_size)
         with torch.autocast("cpu", torch.bfloat16):
             states = text_encoder(token_ids(tokenizer, captions)).last_hidden_state
         loss = functional.mse_loss(plan_in(states).float(), plan_of(space.encode(images)))
-        text_encoder.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(text_encoder.parameters(), 1.0)
-        muon.step()
-        adamw.step()
+        optimizers.step(lr * rise * fall)
         losses.append(loss.item())
         if (step + 1) % LOG_EVERY == 0:
             console.log(f"plan {step + 1}/{steps}: loss {sum(losses) / len(losses):.4f}")

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from resumable.optimizers import Optimizers
+from resumable.state import Average, load_state, save_state
 from torch import Tensor, nn
 from torch.nn import functional
 
 from llmbind_cli.console import console
 from painter.latents import CHANNELS, SIDE, PatchSpace
 from painter.networks import WIDTH, token_ids
-from painter.plan import plan_in, plan_of, states_with
+from painter.plan import optimizers_of, plan_in, plan_of, states_with
 from painter.scenes import SceneBatches
-from painter.state import Average, load_state, save_state
 
 LOG_EVERY = 20
 
@@ -159,21 +160,17 @@ def train_denoiser(
     if text_encoder is not None:
         text_encoder.set_attn_implementation("eager")
         networks["text_encoder"] = text_encoder.train().requires_grad_(settings.text_lr > 0)
+    optimizers = _optimizers_of(unet, text_encoder if settings.text_lr > 0 else None)
     rates = {"unet": settings.lr, "text_encoder": settings.text_lr}
-    optimizer = torch.optim.AdamW(
-        [{"params": list(network.parameters())} for network in networks.values()],
-        betas=(0.9, 0.99),
-        weight_decay=0.01,
-    )
     average = Average(networks)
-    first = load_state(state, networks=networks, optimizer=optimizer, average=average)
+    parts = {"networks": networks, "average": average}
+    parts |= {f"optimizers of {name}": one for name, one in optimizers.items()}
+    first = load_state(state, **parts)
     empty = token_ids(tokenizer, [""])[0]
     signal = scheduler.alphas_cumprod.sqrt()  # [1000]
     noise_level = (1 - scheduler.alphas_cumprod).sqrt()
     clock, losses = time.monotonic(), []
     for step in range(first, settings.steps):
-        for name, group in zip(networks, optimizer.param_groups, strict=True):
-            group["lr"] = rates[name] * settings.share_of_rate(step)
         drawn = batches.batch(
             step, settings.batch_size, varied=step >= settings.varied_from * settings.steps
         )
@@ -196,10 +193,10 @@ def train_denoiser(
         with torch.autocast("cpu", torch.bfloat16):
             guess = unet(noisy, t, words).sample
         errors = (guess.float() - wanted).square().mean((1, 2, 3))  # [B]
-        optimizer.zero_grad(set_to_none=True)
         (errors.mean() + settings.plan_weight * plan_error).backward()
         nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
-        optimizer.step()
+        for name, one in optimizers.items():
+            one.step(rates[name] * settings.share_of_rate(step))
         average.follow(networks, min(settings.average, (step + 1) / (step + 10)))
         losses.append(
             torch.stack([errors[t < 300].mean(), errors[t >= 800].mean(), plan_error]).detach()
@@ -213,8 +210,15 @@ def train_denoiser(
             )
             clock, losses = time.monotonic(), []
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            save_state(state, step + 1, networks=networks, optimizer=optimizer, average=average)
+            save_state(state, step + 1, **parts)
     networks.load_state_dict(average.state_dict())
+
+
+def _optimizers_of(unet: Any, text_encoder: Any | None) -> dict[str, Optimizers]:
+    optimizers = {"unet": Optimizers(unet.parameters())}
+    if text_encoder is not None:
+        optimizers["text_encoder"] = optimizers_of(text_encoder)
+    return optimizers
 
 
 def _noised(

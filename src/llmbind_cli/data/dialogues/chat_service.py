@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmbind_cli.errors import ConfigurationError, LlmbindError, TemporaryError, UnavailableError
-from llmbind_cli.recipes.schema import WriterSection
+from llmbind_cli.recipes.dialogue_schema import WriterSection
 
 Message = dict[str, str]
 """``{"role", "content"}``, as the chat-completions interface has it."""

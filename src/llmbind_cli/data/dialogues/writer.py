@@ -26,7 +26,7 @@ from llmbind_cli.data.dialogues.rewriting import (
     rewritten,
 )
 from llmbind_cli.data.sample import Dialogue
-from llmbind_cli.recipes.schema import WriterSection
+from llmbind_cli.recipes.dialogue_schema import WriterSection
 
 _AHEAD = 2
 """Questions in hand for each one under way, so that a slow answer does not idle the others."""

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmbind_cli.data.pictures import picture_key, picture_size, read_rgb
+from llmbind_cli.data.pictures import picture_key, picture_size, read_picture
 from llmbind_cli.data.scenes.backgrounds import draw_background
 from llmbind_cli.data.scenes.colours import COLOURS, from_oklab
 from llmbind_cli.data.scenes.graph import Background
@@ -99,7 +99,7 @@ class PhotoGround:
         """
         from PIL import Image
 
-        photo = read_rgb(self.path)
+        photo = read_picture(self.path)
         side = max(1, round(min(photo.size) * self.share))
         left = round((photo.width - side) * self.left)
         top = round((photo.height - side) * self.top)

@@ -102,6 +102,7 @@ class SceneQuestions:
         questions: Shares of what is asked.
         turns: Most questions about one scene, ≥ 1.
         held_out_targets: Only things that training never sees are asked for.
+        tied: Replies repeat an expression right before its token.
 
     Raises:
         ValueError: No question has a share, one is unknown, or ``turns`` is below 1.
@@ -116,6 +117,7 @@ class SceneQuestions:
         questions: Mapping[QuestionKind, float] = QUESTIONS,
         turns: int = 3,
         held_out_targets: bool = False,
+        tied: bool = False,
     ) -> None:
         unknown = set(questions) - set(get_args(QuestionKind))
         if unknown or not questions or min(questions.values()) < 0 or not sum(questions.values()):
@@ -126,6 +128,7 @@ class SceneQuestions:
         self._kinds, self._weights = list(questions), list(questions.values())
         self._turns = turns
         self._held_out_targets = held_out_targets
+        self._tied = tied
 
     def __getitem__(self, number: int) -> Sample:
         """The sample of a number, ≥ 0."""
@@ -182,9 +185,9 @@ class SceneQuestions:
             naming: Naming = "plural" if kind == "group" else "phrase"
             said = wordings.question(rng, naming, expression.text)
             name = expression.text
-            if kind == "reason" and rng.random() < _NAMED_REASON:
+            if kind == "reason" and not self._tied and rng.random() < _NAMED_REASON:
                 name = f"the {things[0].noun.one}"
-            yield Exchange(said, wordings.reply(rng, naming, name), expression)
+            yield Exchange(said, wordings.reply(rng, naming, name, tied=self._tied), expression)
 
     def _sample(self, number: int, picture: ScenePicture, exchanges: Sequence[Exchange]) -> Sample:
         expressions = [one.expression for one in exchanges if one.expression is not None]

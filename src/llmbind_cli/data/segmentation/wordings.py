@@ -54,12 +54,20 @@ def question_why(rng: Random, text: str) -> str:
     return f"{text.rstrip()} {_begun(finish(bank().pick(rng, 'ask_why')))}"
 
 
-def reply(rng: Random, naming: Naming, name: str) -> str:
+def reply(rng: Random, naming: Naming, name: str, *, tied: bool = False) -> str:
     """Answer with one segmentation token.
 
     A name that spells a task token loses it: what a data file says never becomes a call.
+
+    Args:
+        rng: Source of chance.
+        naming: What kind of words ``name`` is.
+        name: What is marked.
+        tied: Say the name right before the token, whose state then follows from it.
     """
     name = without_task_tokens(name).strip()
+    if tied and name:
+        return _begun(bank().pick(rng, "reply_tied", x=name, seg=SEGMENT))
     named = naming in ("phrase", "plural") and name and len(name) <= _SHORT
     if named and rng.random() < _NAMED:
         section = "reply_many" if naming == "plural" else "reply_named"

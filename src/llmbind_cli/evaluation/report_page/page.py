@@ -24,6 +24,7 @@ from llmbind_cli.evaluation.report_text import (
     value_text,
 )
 from llmbind_cli.evaluation.scores import FamilyScores
+from llmbind_cli.pages import html_page
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _COUNTS = frozenset({"intersection", "union"})
@@ -58,24 +59,13 @@ def report_page(report: Report, families: Sequence[ScoredFamily]) -> str:
         report: The report.
         families: What it was made of, in the same order.
     """
-    style = (resources.files(__package__) / "style.css").read_text(encoding="utf-8")
+    style = (resources.files(__package__) / "report.css").read_text(encoding="utf-8")
     budget = PictureBudget()
     sections = "\n".join(_family(family, budget) for family in families)
     failed = sum(not gate.passed for gate in report.gates)
     state = f"{failed} of {len(report.gates)} gates failed" if report.gates else "no gates"
     facts = ", ".join(f"{name} {version}" for name, version in report.environment.items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>llmbind eval</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
+    body = f"""<header>
 <h1>llmbind eval</h1>
 <p class="{"alarm" if failed else "faint"}">{escape(state)}</p>
 </header>
@@ -85,10 +75,8 @@ def report_page(report: Report, families: Sequence[ScoredFamily]) -> str:
 {sections}
 {_protocol(report)}
 </main>
-<footer class="faint"><p>Seed {report.protocol.seed}; {escape(facts)}</p></footer>
-</body>
-</html>
-"""
+<footer class="faint"><p>Seed {report.protocol.seed}; {escape(facts)}</p></footer>"""
+    return html_page(title="llmbind eval", policy=_POLICY, style=style, body=body)
 
 
 def _figures(report: Report) -> str:
@@ -103,8 +91,9 @@ def _figures(report: Report) -> str:
     return (
         '<section><h2>Scores</h2><div class="wide"><table><thead><tr><th scope="col">metric</th>'
         f'<th scope="col" class="number">value</th><th scope="col" class="number">{level} interval'
-        '</th><th scope="col">from 0 to 1</th><th scope="col" class="number">n</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{f'<ul>{notes}</ul>' if notes else ''}</section>"
+        '</th><th scope="col" class="bars">from 0 to 1</th><th scope="col" class="number">n</th>'
+        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"{f'<ul>{notes}</ul>' if notes else ''}</section>"
     )
 
 
@@ -113,11 +102,17 @@ def _figure(name: str, entry: MetricEntry) -> str:
     if entry.value is not None and entry.interval is not None and 0 <= entry.value <= 1:
         bar = plots.interval_bar(entry.value, entry.interval)
     return (
-        f'<tr><th scope="row">{escape(name)} <span class="faint">{arrow(entry)}</span></th>'
+        f'<tr><th scope="row">{_breakable(name)}&nbsp;'
+        f'<span class="faint">{arrow(entry)}</span></th>'
         f'<td class="number">{escape(value_text(entry))}</td>'
-        f'<td class="number">{escape(interval_text(entry))}</td><td>{bar}</td>'
+        f'<td class="number">{escape(interval_text(entry))}</td><td class="bars">{bar}</td>'
         f'<td class="number">{entry.n}</td></tr>'
     )
+
+
+def _breakable(name: str) -> str:
+    """Escape a name, and let lines break after its slashes and underscores."""
+    return escape(name).replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 def _gates(report: Report) -> str:
@@ -209,7 +204,9 @@ def _scoring(scoring: ScoringCard) -> str:
     if scoring.backbone is not None:
         backbone = scoring.backbone
         facts += [("backbone", f"{backbone.name}, {backbone.source}, sha256 {backbone.sha256}")]
-    facts += [(key, str(value)) for key, value in scoring.parameters.items()]
+    facts += [
+        (key, "none" if value is None else str(value)) for key, value in scoring.parameters.items()
+    ]
     rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
     heading = f"<h3>{escape(scoring.name)}</h3>" if scoring.name else ""
     return f"{heading}<dl>{rows}</dl>"

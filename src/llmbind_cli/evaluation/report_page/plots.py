@@ -7,14 +7,19 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 BINS = 20
-_WIDTH, _HEIGHT, _BASE = 640, 160, 24
-_CELL_W, _CELL_H, _NAME_W, _GAP = 16, 12, 150, 14
+_WIDTH, _HEIGHT = 640, 136
+_CELL_W, _CELL_H, _GAP = 22, 16, 16
+_LETTER_W = 8
+"""Widest letter that names of routers are made of, in pixels at 12 px."""
+
 _STRONGEST = 45
 """Share of the accent colour, in percent, below which words on it stay readable."""
 
 
 def histogram(values: Sequence[float], *, name: str) -> str:
     """Draw how often values occur: 20 bins, from 0 to 1 where all values lie there.
+
+    Words stand beside the drawing, which is stretched to the width of the page, and not in it.
 
     Args:
         values: Finite, at least one.
@@ -29,31 +34,25 @@ def histogram(values: Sequence[float], *, name: str) -> str:
     for value in values:
         counts[min(BINS - 1, int((value - low) / (high - low) * BINS))] += 1
     most = max(counts)
-    step, top = _WIDTH / BINS, _HEIGHT - _BASE
+    step = _WIDTH / BINS
     bars = []
     for number, count in enumerate(counts):
-        height = count / most * (top - 16)
+        height = count / most * _HEIGHT
         edges = [low + (high - low) * edge / BINS for edge in (number, number + 1)]
         bars.append(
-            f'<rect x="{number * step + 1:.1f}" y="{top - height:.1f}" width="{step - 2:.1f}" '
-            f'height="{height:.1f}"><title>{edges[0]:.4g} – {edges[1]:.4g}: {count}</title></rect>'
+            f'<rect x="{number * step + 1:.1f}" y="{_HEIGHT - height:.1f}" '
+            f'width="{step - 2:.1f}" height="{height:.1f}">'
+            f"<title>{edges[0]:.4g} – {edges[1]:.4g}: {count}</title></rect>"
         )
     mean = math.fsum(values) / len(values)
     place = (mean - low) / (high - low) * _WIDTH
-    ticks = "".join(
-        f'<text x="{x:.0f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">{value:.4g}</text>'
-        for x, value, anchor in (
-            (0, low, "start"),
-            (_WIDTH / 2, (low + high) / 2, "middle"),
-            (_WIDTH, high, "end"),
-        )
-    )
+    ticks = "".join(f"<span>{value:.4g}</span>" for value in (low, (low + high) / 2, high))
     return (
-        f'<figure><svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="Histogram of {escape(name)}">'
-        f'<line class="axis" x1="0" y1="{top}" x2="{_WIDTH}" y2="{top}"/>{"".join(bars)}'
-        f'<line class="mean" x1="{place:.1f}" y1="0" x2="{place:.1f}" y2="{top}"/>'
-        f'<text x="0" y="12">{most}</text>{ticks}</svg>'
+        f'<figure class="histogram"><p>{most} {"item" if most == 1 else "items"}</p>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="Histogram of {escape(name)}">{"".join(bars)}'
+        f'<line class="mean" x1="{place:.1f}" y1="0" x2="{place:.1f}" y2="{_HEIGHT}"/></svg>'
+        f'<p class="ticks">{ticks}</p>'
         f"<figcaption>{escape(name)} of {len(values)} items; the line is their mean, "
         f"{mean:.4g}</figcaption></figure>"
     )
@@ -107,29 +106,30 @@ def router_load(load: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     routers = list(dict.fromkeys(router for task in tasks for router in load[task]))
     experts = max(len(shares) for task in tasks for shares in load[task].values())
     block = experts * _CELL_W + _GAP
-    width, height = _NAME_W + block * len(tasks), 36 + len(routers) * _CELL_H
+    names = _GAP + _LETTER_W * max(map(len, routers))
+    width, height = names + block * len(tasks), 40 + len(routers) * _CELL_H
     parts = [
-        f'<text x="{_NAME_W + number * block}" y="14" class="strong">{escape(task)}</text>'
+        f'<text x="{names + number * block}" y="14" class="strong">{escape(task)}</text>'
         + "".join(
-            f'<text x="{_NAME_W + number * block + (e + 0.5) * _CELL_W}" y="28" '
+            f'<text x="{names + number * block + (e + 0.5) * _CELL_W}" y="32" '
             f'text-anchor="middle">{e}</text>'
             for e in range(experts)
         )
         for number, task in enumerate(tasks)
     ]
     for row, router in enumerate(routers):
-        y = 34 + row * _CELL_H
-        parts.append(f'<text x="0" y="{y + 9}">{escape(router)}</text>')
+        y = 38 + row * _CELL_H
+        parts.append(f'<text x="0" y="{y + 12}">{escape(router)}</text>')
         for number, task in enumerate(tasks):
             for expert, share in enumerate(load[task].get(router, ())):
-                x = _NAME_W + number * block + expert * _CELL_W
+                x = names + number * block + expert * _CELL_W
                 parts.append(
                     f'<rect x="{x}" y="{y}" width="{_CELL_W - 1}" height="{_CELL_H - 1}" '
                     f'fill-opacity="{share:.3f}"><title>{escape(task)}, {escape(router)}, expert '
                     f"{expert}: {share:.1%}</title></rect>"
                 )
     return (
-        f'<figure><div class="wide"><svg class="plot heat" style="min-width: {width}px" '
+        f'<figure><div class="wide"><svg class="heat" style="width: {width}px" '
         f'viewBox="0 0 {width} {height}" role="img" aria-label="Router load">'
         f"{''.join(parts)}</svg>"
         "</div><figcaption>Share of a task's tokens whose first choice an expert is: none is "

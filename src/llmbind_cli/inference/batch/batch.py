@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmbind_cli.console import console
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import LlmbindError, PartialFailure
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFolder, ResultLine
@@ -23,7 +24,6 @@ from llmbind_cli.inference.decisions import Decision, line_of_bad_line
 from llmbind_cli.inference.dispatch import SIGHT_TASKS, Job, dispatch
 from llmbind_cli.inference.masks import MaskSettings, WithMasks
 from llmbind_cli.inference.model_options import ModelOptions
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import BadLine, Request
 from llmbind_cli.inference.rounds import run_in_rounds
 from llmbind_cli.interrupt import GracefulInterrupt
@@ -250,8 +250,10 @@ class Batch:
     def _load_planner(self) -> Planner:
         if self._planner is None:
             from llmbind_cli.inference.planner import Planner
+            from llmbind_cli.inference.teacher_forced import TeacherForcedPlanner
 
-            self._planner = Planner(
+            kind = TeacherForcedPlanner if self._settings.teacher_forced else Planner
+            self._planner = kind(
                 self._load_model(),
                 max_new_tokens=self._settings.max_new_tokens,
                 run_seed=self._settings.seed,

@@ -35,6 +35,7 @@ class BatchSettings:
         wait_s: How long to wait for another run in the same folder, in seconds.
         fail_if_empty: No requests are an error.
         masks: How masks are written, of a job that points at things.
+        teacher_forced: Take each request's own ``reply`` for what the model said.
     """
 
     requests: str
@@ -50,6 +51,7 @@ class BatchSettings:
     wait_s: float = 0.0
     fail_if_empty: bool = False
     masks: MaskSettings | None = None
+    teacher_forced: bool = False
 
     def flags(self, options: ModelOptions) -> dict[str, Any]:
         """Return name → value of the flags that shape results."""
@@ -62,6 +64,7 @@ class BatchSettings:
             "dtype": options.dtype,
             **{f"{m} settings": options.settings.shape(m) for m in MODALITIES},
             **({} if self.masks is None else {"masks": asdict(self.masks)}),
+            **({"teacher_forced": True} if self.teacher_forced else {}),
         }
 
     def read(self) -> list[Request | BadLine]:

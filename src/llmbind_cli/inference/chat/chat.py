@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmbind_cli.console import console
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import OutputError, UsageError
 from llmbind_cli.gallery import write_gallery
 from llmbind_cli.generators.registry import GeneratorRegistry
@@ -23,7 +24,6 @@ from llmbind_cli.inference.chat.turn import Turn
 from llmbind_cli.inference.generate import plan_requests
 from llmbind_cli.inference.masks import MaskSettings, WithMasks
 from llmbind_cli.inference.model_options import ModelOptions
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.requests import Request, read_requests, read_stdin
 from llmbind_cli.inference.terminal.preview import Preview
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError, UsageError
 from llmbind_cli.inference.artifacts import ArtifactFile
 from llmbind_cli.inference.chat.history import ATTACHED, History, HistoryEntry
@@ -19,7 +20,6 @@ from llmbind_cli.inference.chat.journal import (
     TurnEvent,
     UseEvent,
 )
-from llmbind_cli.inference.pictures import read_picture
 from llmbind_cli.inference.planner import Plan, Planner
 from llmbind_cli.inference.requests import Request
 from llmbind_cli.model.bound_model import BoundModel

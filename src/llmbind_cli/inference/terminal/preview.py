@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmbind_cli.inference.pictures import read_picture
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.inference.terminal import terminal_pictures
 
 if TYPE_CHECKING:

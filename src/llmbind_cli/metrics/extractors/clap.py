@@ -7,23 +7,21 @@ out of a long sound; here the first ten seconds count, so that a score can be ta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from llmbind_cli.errors import IntegrityError
 from llmbind_cli.metrics.extractors.extractor import Array, Extracted, Sound
 from llmbind_cli.metrics.extractors.published import LocatedWeights
-from llmbind_cli.metrics.extractors.transformer_folder import load_network, load_tokenizer
+from llmbind_cli.metrics.extractors.text_embedder import TextEmbedder, unit_vectors
+from llmbind_cli.metrics.extractors.transformer_folder import load_network
 from llmbind_cli.metrics.resampling import resample
 
 _LIMIT = 77
 """Tokens that CLAP was trained on; laion_clap cuts longer texts off."""
 
 
-class ClapExtractor:
+class ClapExtractor(TextEmbedder):
     """CLAP as an extractor, and as a judge of sounds beside texts.
 
     Args:
@@ -39,12 +37,13 @@ class ClapExtractor:
         IntegrityError: It does not fit, or is one with fusion, which draws random parts of a sound.
     """
 
+    title = "CLAP"
+
     def __init__(self, weights: LocatedWeights, *, device: torch.device) -> None:
         from transformers import ClapFeatureExtractor, ClapModel
 
-        self.weights, self.device = weights, device
-        self.network = load_network(ClapModel, weights, device=device)
-        if self.network.config.audio_config.enable_fusion:
+        network = load_network(ClapModel, weights, device=device)
+        if network.config.audio_config.enable_fusion:
             raise IntegrityError(
                 f"{weights.source}: is a CLAP with fusion, which hears random parts of a sound, so "
                 "no score of it can be taken again; give one without, such as clap-htsat-unfused"
@@ -56,9 +55,9 @@ class ClapExtractor:
         except (OSError, ValueError) as error:
             raise IntegrityError(f"{weights.source}: lacks preprocessor_config.json") from error
         self.sample_rate_hz = int(self.front_end.sampling_rate)
-        positions = int(self.network.config.text_config.max_position_embeddings)
-        self.limit = min(_LIMIT, positions - 2)
-        self._tokenizer: Any = None
+        positions = int(network.config.text_config.max_position_embeddings)
+        limit = min(_LIMIT, positions - 2)
+        super().__init__(network, weights, device=device, limit=limit)
         self.preprocessing = (
             f"mean of the channels; resampled to {self.sample_rate_hz} Hz (Hann-windowed sinc, "
             f"width 6, roll-off 0.99); the first {self.front_end.max_length_s} s, shorter ones "
@@ -82,43 +81,10 @@ class ClapExtractor:
                 input_features=inputs["input_features"].float().to(self.device),
                 is_longer=inputs["is_longer"].to(self.device),
             ).pooler_output
-            return _unit(self.network.audio_projection(pooled))
+            return unit_vectors(self.network.audio_projection(pooled))
 
     def prepare(self, medium: Sound) -> Array:
         """Return what the front end hears of a sound: float32, at most ten seconds, [n]."""
         mono = medium.samples.mean(axis=0)
         heard = resample(mono, medium.sample_rate_hz, self.sample_rate_hz)
         return heard[: self.front_end.nb_max_samples]
-
-    def embed_texts(self, texts: Sequence[str]) -> Array:
-        """Turn texts into unit vectors, float64, [B, P].
-
-        Raises:
-            ValueError: A text has more tokens than the network reads; see :meth:`count_tokens`.
-        """
-        for text in texts:
-            if (count := self.count_tokens(text)) > self.limit:
-                raise ValueError(f"{count} tokens are more than the {self.limit} that CLAP reads")
-        tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.device)
-        with torch.inference_mode():
-            pooled = self.network.text_model(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-            ).pooler_output
-            return _unit(self.network.text_projection(pooled))
-
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text, with those that mark its ends."""
-        return len(self.tokenizer(text)["input_ids"])
-
-    @property
-    def tokenizer(self) -> Any:
-        """The folder's tokenizer, loaded at first use."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.weights)
-        return self._tokenizer
-
-
-def _unit(vectors: Tensor) -> Array:
-    wide = vectors.double()
-    unit: Array = np.asarray((wide / wide.norm(dim=-1, keepdim=True)).cpu().numpy())
-    return unit

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from llmbind_cli.metrics.extractors.extractor import Array, Extracted
 from llmbind_cli.metrics.extractors.published import LocatedWeights
-from llmbind_cli.metrics.extractors.transformer_folder import load_network, load_tokenizer
+from llmbind_cli.metrics.extractors.text_embedder import TextEmbedder, unit_vectors
+from llmbind_cli.metrics.extractors.transformer_folder import load_network
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +31,7 @@ _WIDEST = 50
 """Sides that differ more than this many times are cut before they are scaled, for memory's sake."""
 
 
-class ClipExtractor:
+class ClipExtractor(TextEmbedder):
     """CLIP as an extractor, and as a judge of pictures beside texts.
 
     Args:
@@ -45,15 +46,16 @@ class ClipExtractor:
         IntegrityError: It does not fit.
     """
 
+    title = "CLIP"
+
     def __init__(self, weights: LocatedWeights, *, device: torch.device) -> None:
         from transformers import CLIPModel
 
-        self.weights, self.device = weights, device
-        self.network = load_network(CLIPModel, weights, device=device)
-        self.side_px = int(self.network.config.vision_config.image_size)
+        network = load_network(CLIPModel, weights, device=device)
+        limit = int(network.config.text_config.max_position_embeddings)
+        super().__init__(network, weights, device=device, limit=limit)
+        self.side_px = int(network.config.vision_config.image_size)
         self.mean, self.deviation = _normalisation(weights.folder / "preprocessor_config.json")
-        self.limit = int(self.network.config.text_config.max_position_embeddings)
-        self._tokenizer: Any = None
 
     @property
     def preprocessing(self) -> str:
@@ -76,34 +78,7 @@ class ClipExtractor:
     def embed_pictures(self, prepared: Sequence[Array]) -> Array:
         """Turn pictures, prepared, into unit vectors, float64, [B, P]."""
         with torch.inference_mode():
-            return _unit(self.network.visual_projection(self._pooled(prepared)))
-
-    def embed_texts(self, texts: Sequence[str]) -> Array:
-        """Turn texts into unit vectors, float64, [B, P].
-
-        Raises:
-            ValueError: A text has more tokens than the network reads; see :meth:`count_tokens`.
-        """
-        for text in texts:
-            if (count := self.count_tokens(text)) > self.limit:
-                raise ValueError(f"{count} tokens are more than the {self.limit} that CLIP reads")
-        tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.device)
-        with torch.inference_mode():
-            pooled = self.network.text_model(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-            ).pooler_output
-            return _unit(self.network.text_projection(pooled))
-
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text, with those that mark its ends."""
-        return len(self.tokenizer(text)["input_ids"])
-
-    @property
-    def tokenizer(self) -> Any:
-        """The folder's tokenizer, loaded at first use."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.weights)
-        return self._tokenizer
+            return unit_vectors(self.network.visual_projection(self._pooled(prepared)))
 
     def _pooled(self, prepared: Sequence[Array]) -> Tensor:
         batch = (
@@ -138,9 +113,3 @@ def _normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return tuple(content["image_mean"]), tuple(content["image_std"])
     except (OSError, ValueError, KeyError, TypeError):
         return _MEAN, _DEVIATION
-
-
-def _unit(vectors: Tensor) -> Array:
-    wide = vectors.double()
-    unit: Array = (wide / wide.norm(dim=-1, keepdim=True)).cpu().numpy()
-    return unit

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llmbind_cli.model.vision.preprocessing import Preprocessing
 from llmbind_cli.model.vision.towers import check_strides
-from llmbind_cli.nn.efficientnet_lite import CHANNELS, EfficientNetLite0
+from llmbind_cli.nn.efficientnet_lite import CHANNELS, Backbone
 
 
 class GroundingEncoder(Protocol):
@@ -72,7 +72,7 @@ class EfficientNetGrounding(nn.Module):
 
     def __init__(
         self,
-        network: EfficientNetLite0,
+        network: Backbone,
         *,
         preprocessing: Preprocessing,
         strides: Sequence[int] = (4, 8, 16, 32),

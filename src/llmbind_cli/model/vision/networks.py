@@ -9,9 +9,9 @@ the same ones with folded normalisations.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,11 @@ from llmbind_cli.model.vision.grounding import (
 from llmbind_cli.model.vision.preprocessing import FITS, Preprocessing
 from llmbind_cli.model.vision.towers import EfficientNetTower, VisionTower, ViTTower
 from llmbind_cli.nn import efficientnet_lite
+from llmbind_cli.nn.efficientnet_lite import Backbone
 from llmbind_cli.weights import cache
 from llmbind_cli.weights.hashes import check_safetensors
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 TOWERS = ("clip", "siglip", "efficientnet-lite0")
 GROUNDINGS = ("sam", "efficientnet-lite0")
@@ -84,15 +87,24 @@ class NetworkLoader:
         device: Where the networks go.
         dtype: Of transformers' networks; convolutions stay in float32.
         offline: Never use the network.
+        deferred: Leave EfficientNet-lite0, of which nothing need be known, until a picture comes:
+            who writes words only then neither fetches nor loads it.
     """
 
     def __init__(
-        self, *, bundle: Path | None, device: torch.device, dtype: torch.dtype, offline: bool
+        self,
+        *,
+        bundle: Path | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        offline: bool,
+        deferred: bool = False,
     ) -> None:
         self._bundle = bundle
         self._device = device
         self._dtype = dtype
         self._offline = offline
+        self._deferred = deferred
         self._loaded: dict[tuple[str, str], nn.Module] = {}
 
     def folder(self, entry: VisionNetwork) -> Path:
@@ -169,20 +181,47 @@ class NetworkLoader:
             raise ConfigurationError(
                 f"the family must be one of {', '.join(families)} here, got {entry.family!r}"
             )
+        is_light = entry.family == "efficientnet-lite0"
+        if is_light and self._deferred:
+            key = (entry.family, f"{entry.source}@{entry.sha256}")
+            return self._loaded.setdefault(
+                key, DeferredBackbone(lambda: self._ready(load_efficientnet(self.folder(entry))))
+            )
         folder = self.folder(entry)
         key = (entry.family, str(folder))
         if key not in self._loaded:
-            network = (
+            self._loaded[key] = self._ready(
                 load_efficientnet(folder)
-                if entry.family == "efficientnet-lite0"
+                if is_light
                 else _load_transformer(folder, entry.family, self._dtype)
             )
-            self._loaded[key] = network.to(self._device).eval().requires_grad_(False)
         return self._loaded[key]
 
+    def _ready(self, network: _Network) -> _Network:
+        return network.to(self._device).eval().requires_grad_(False)
 
-def _backbone(network: nn.Module) -> efficientnet_lite.EfficientNetLite0:
-    if not isinstance(network, efficientnet_lite.EfficientNetLite0):
+
+class DeferredBackbone(nn.Module):
+    """EfficientNet-lite0, loaded when it is shown the first picture.
+
+    Args:
+        load: Loads it; errors are those of :func:`load_efficientnet` and of its source.
+    """
+
+    def __init__(self, load: Callable[[], efficientnet_lite.EfficientNetLite0]) -> None:
+        super().__init__()
+        self._load = load
+        self.network: efficientnet_lite.EfficientNetLite0 | None = None
+
+    def feature_maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
+        """Describe every place of pictures; see :class:`EfficientNetLite0`."""
+        if self.network is None:
+            self.network = self._load()
+        return self.network.feature_maps(pixel_values)
+
+
+def _backbone(network: nn.Module) -> Backbone:
+    if not isinstance(network, efficientnet_lite.EfficientNetLite0 | DeferredBackbone):
         raise TypeError(f"expected EfficientNetLite0, got {type(network).__name__}")
     return network
 

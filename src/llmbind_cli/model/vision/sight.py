@@ -222,7 +222,8 @@ def load_sight(
         offline: Never use the network.
         seed: Of the heads' initial values, for a bundle that is to be trained: the mask decoder
             then starts as that of the grounding encoder's own file, and the projector as that of a
-            LLaVA. ``None`` leaves the heads as they come: their weights are about to be loaded.
+            LLaVA. ``None`` leaves the heads as they come: their weights are about to be loaded,
+            and EfficientNet-lite0 is loaded when the first picture comes.
         embedding_rms: Root mean square of the LLM's embedding matrix, for a new projector.
 
     Raises:
@@ -230,7 +231,9 @@ def load_sight(
         ModelNotFoundError: Weights are neither there nor to be fetched.
         IntegrityError: Weights are damaged, missing or others.
     """
-    loader = NetworkLoader(bundle=bundle, device=device, dtype=dtype, offline=offline)
+    loader = NetworkLoader(
+        bundle=bundle, device=device, dtype=dtype, offline=offline, deferred=seed is None
+    )
     tower = loader.tower(config.vision_tower)
     grounding = None
     if config.grounding_encoder is not None:

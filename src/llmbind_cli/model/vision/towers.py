@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmbind_cli.model.vision.preprocessing import Preprocessing
-from llmbind_cli.nn.efficientnet_lite import CHANNELS, EfficientNetLite0
+from llmbind_cli.nn.efficientnet_lite import CHANNELS, Backbone
 
 _COORDINATES = 2
 
@@ -90,7 +90,7 @@ class EfficientNetTower(nn.Module):
 
     def __init__(
         self,
-        network: EfficientNetLite0,
+        network: Backbone,
         *,
         preprocessing: Preprocessing,
         strides: Sequence[int] = (32,),

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from llmbind_cli.data import pictures
+from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError
-from llmbind_cli.inference import pictures
-from llmbind_cli.inference.pictures import read_picture
 
 
 @pytest.fixture

@@ -1,0 +1,188 @@
+"""The first stage of sight's training: what it looks at, what it teaches, and that it goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_binding_model import build
+from tiny_language_models import save_base
+from tiny_vision import light_sight, save_efficientnet
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from embedded_sight import grounding, held_out
+from embedded_sight.joint import TaughtObjective
+from resumable.optimizers import Optimizers
+
+from llmbind_cli.data.batches import Batch, SeenBatch
+from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+from llmbind_cli.data.scenes.pictures import SceneRenderer
+from llmbind_cli.data.scenes.questions import SceneQuestions
+from llmbind_cli.data.scenes.sprites import Sprites
+from llmbind_cli.data.scenes.world import load_world
+from llmbind_cli.training.sight_losses import MaskWeights
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load_world()
+
+
+@pytest.fixture(scope="module")
+def renderer(world):
+    codes = tuple(code for thing in world for code in thing.codes)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32] - 15.5
+    pictures = np.zeros((len(codes), 32, 32, 4), np.uint8)
+    pictures[..., :3] = rng.integers(0, 255, (len(codes), 1, 1, 3))
+    pictures[..., 3] = (np.hypot(x, y) < 15) * 255
+    return SceneRenderer(Sprites(codes=codes, pictures=pictures), SIDE)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sighted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMBIND_CACHE", str(folder / "cache"))
+        sight = light_sight(save_efficientnet(folder / "net"))
+        return build(save_base(folder / "base"), sight=sight, tasks=["image", "segment"])
+
+
+@pytest.fixture
+def looking(model, world, renderer):
+    questions = SceneQuestions(
+        ArrangementSampler(world, 3), renderer, name="t", turns=3, questions={"refer": 1.0}
+    )
+    names = grounding.Names(model.language_model.get_input_embeddings(), model.tokenizer, world)
+    return names, grounding.Looking(questions, model.sight, names, kept=5)
+
+
+def networks_of(model):
+    torch.manual_seed(0)
+    embedding = model.language_model.get_input_embeddings()
+    return grounding.Grounding(model.sight, embedding, model.tokenizer)
+
+
+def test_cells_are_named_after_what_covers_them(looking, world):
+    _, looks = looking
+    (looked,) = looks.look(range(1))
+    cells = looked.maps[-1].shape[-2:]
+    assert looked.things.shape == (cells.numel(),)
+    shown = {world.things[number].name for number in looked.things.tolist() if number >= 0}
+    assert all(0 <= colour < 11 for colour in looked.colours.tolist() if colour >= 0)
+    truth = np.unpackbits(looked.truth, axis=-1).astype(bool)
+    assert truth.shape[1:] == (SIDE, SIDE)
+    share = looked.masks.float().mean((1, 2)) / 255
+    torch.testing.assert_close(
+        share, torch.from_numpy(truth.mean((1, 2))).float(), atol=2e-3, rtol=0
+    )
+    assert shown <= {thing.name for thing in world}
+
+
+def test_pictures_come_again_and_no_more_are_kept_than_said(looking):
+    _, looks = looking
+    assert len(looks.batch(0, 3, 2)) == 3
+    assert len(looks.batch(1, 3, 2)) == 5
+    assert len(looks._kept) == 5
+
+
+def test_a_projected_name_is_its_own_nearest(looking):
+    names, _ = looking
+    projected = names.things + 0.0
+    _, right = names.loss(
+        projected, torch.arange(len(projected)), torch.full((len(projected),), -1)
+    )
+    distinct = len(torch.unique(names.things, dim=0)) / len(names.things)
+    assert float(right) >= distinct - 0.05
+    nothing = torch.full((len(projected),), -1)
+    assert names.loss(projected, nothing, nothing)[0] == 0
+
+
+def test_a_stopped_stage_goes_on_where_it_was(model, looking, tmp_path, monkeypatch):
+    """All at once, or in two parts: equal weights. What is kept to ask again is not saved."""
+    monkeypatch.setattr(grounding, "SAVE_EVERY", 2)
+    names, looks = looking
+    held_out_pictures = looks.look(range(90, 92))
+
+    def teach(steps, state):
+        networks = networks_of(model)
+        looks._kept.clear()
+        grounding.teach_grounding(
+            networks, names, looks, held_out_pictures, steps=steps, state=state, fresh=2, again=0
+        )
+        return {k: v.clone() for k, v in networks.state_dict().items()}
+
+    start = {k: v.clone() for k, v in networks_of(model).state_dict().items()}
+    monkeypatch.setattr(grounding, "_DECAY", 1e9)  # the rate then does not hang on the steps
+    whole = teach(4, tmp_path / "whole.pt")
+    model.sight.load_heads({k: v.clone() for k, v in model.sight.heads().items()})
+    teach(2, tmp_path / "parts.pt")
+    parts = teach(4, tmp_path / "parts.pt")
+    assert any(not torch.equal(start[name], whole[name]) for name in start)
+    assert all(torch.isfinite(value).all() for value in parts.values())
+    assert torch.load(tmp_path / "parts.pt", weights_only=True)["step"] == 4
+
+
+def test_muon_learns_through_its_views():
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(2, 3, 3)
+    before = [p.detach().clone() for p in layer.parameters()]
+    optimizers = Optimizers(layer.parameters())
+    layer(torch.randn(1, 2, 5, 5)).square().mean().backward()
+    optimizers.step(1e-2)
+    assert all(not torch.equal(a, b) for a, b in zip(before, layer.parameters(), strict=True))
+    assert all(p.grad is None for p in layer.parameters())
+    again = Optimizers(layer.parameters())
+    again.load_state_dict(optimizers.state_dict())
+    assert again.state_dict()["muon"]["state"].keys() == {0}
+
+
+def test_the_teacher_adds_its_distance_to_the_loss_of_masks(model, looking):
+    _, looks = looking
+    (looked,) = looks.look(range(1))
+    hidden = torch.randn(1, 4, model.sight.projector.linear_2.out_features)
+    seen = SeenBatch(
+        features=torch.zeros(0),
+        maps=tuple(one[None].float() for one in looked.maps),
+        image_of=torch.zeros(1, dtype=torch.long),
+        places=torch.tensor([[0, 2]]),
+        labels=torch.zeros(1, SIDE, SIDE, dtype=torch.uint8),
+        boxes=torch.zeros(1, 4),
+        phrases=(looked.phrases[0],),
+    )
+    empty = torch.zeros(1, 4, dtype=torch.long)
+    batch = Batch(
+        input_ids=empty, attention_mask=empty + 1, loss_weights=empty.float(), reply_kinds=empty,
+        is_plain=torch.zeros(1, dtype=torch.bool), seen=seen,
+    )  # fmt: skip
+    weights = MaskWeights()
+    taught = TaughtObjective(model, networks_of(model), aux_coefficient=0.0, masks=weights)
+    with_teacher = taught.sight_losses(batch, hidden, weights)
+    alone = super(TaughtObjective, taught).sight_losses(batch, hidden, weights)
+    assert with_teacher.mask > alone.mask
+    assert not any("reader" in name for name, _ in taught.named_parameters())
+
+
+def test_held_out_scenes_are_what_eval_reads(world, renderer, tmp_path):
+    held_out.write_held_out(tmp_path, world, renderer, (), count=2)
+    for row in held_out.ROWS:
+        folder = tmp_path / row
+        lines = {
+            path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+            for path in folder.glob("*.jsonl")
+        }
+        assert len(lines["asked"]) == 8
+        assert {line["task"] for line in lines["asked"]} == {"segment", "text"}
+        assert all(line["answer"] for line in lines["answers"])
+        for kind in ("refer", "spatial", "reason"):
+            ids = [line["id"] for line in lines[kind]]
+            assert [line["id"] for line in lines[f"{kind}-masks"]] == ids
+            assert all("<seg>" in line["reply"] for line in lines[kind])
+        assert all(Path(line["image"]).is_file() for line in lines["asked"])

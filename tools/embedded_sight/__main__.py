@@ -1,0 +1,170 @@
+"""Make what the embedded bundle sees with, one command a stage.
+
+python tools/embedded_sight ground SPRITES.npz WORK [--photos FOLDER]
+python tools/embedded_sight speak SPRITES.npz WORK [--photos FOLDER]
+python tools/embedded_sight held-out SPRITES.npz OUT [--photos FOLDER]
+python tools/embedded_sight photos COCO128 OUT [--deeplab FILE.tflite]
+python tools/embedded_sight join WORK OUTPUT --set 'data.0.sprites="SPRITES.npz"' [--resume]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+# Run as a folder, Python puts the folder itself on the path and not the one above it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded-sight.toml"
+SEED = 21
+
+
+def main() -> None:
+    """Run one stage."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1, help="threads to compute with")
+    stages = parser.add_subparsers(dest="stage", required=True)
+    stage = stages.add_parser("ground", help=ground.__doc__)
+    stage.add_argument("sprites", type=Path)
+    stage.add_argument("work", type=Path)
+    stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
+    stage.add_argument("--steps", type=int, default=3000)
+    stage.set_defaults(run=ground)
+    stage = stages.add_parser("speak", help=speak.__doc__)
+    stage.add_argument("sprites", type=Path)
+    stage.add_argument("work", type=Path)
+    stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
+    stage.add_argument("--count", type=int, default=700, help="dialogues to read")
+    stage.set_defaults(run=speak)
+    stage = stages.add_parser("held-out", help=held_out.__doc__)
+    stage.add_argument("sprites", type=Path)
+    stage.add_argument("out", type=Path)
+    stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
+    stage.add_argument("--count", type=int, default=200, help="pictures of each kind and row")
+    stage.set_defaults(run=held_out)
+    stage = stages.add_parser("photos", help=photos.__doc__)
+    stage.add_argument("root", type=Path)
+    stage.add_argument("out", type=Path)
+    stage.add_argument("--deeplab", type=Path, help="needs: pip install ai-edge-litert")
+    stage.set_defaults(run=photos)
+    stage = stages.add_parser("join", help=join.__doc__)
+    stage.add_argument("work", type=Path)
+    stage.add_argument("output", type=Path)
+    stage.add_argument("--set", dest="overrides", action="append", default=[])
+    stage.add_argument("--resume", action="store_true")
+    stage.set_defaults(run=join)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    arguments.run(arguments)
+
+
+def ground(arguments: argparse.Namespace) -> None:
+    """Teach the mask decoder phrases, and the projector names."""
+    from embedded_sight.grounding import Grounding, Looking, Names, teach_grounding
+    from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+    from llmbind_cli.data.scenes.grounds import list_photos
+    from llmbind_cli.data.scenes.pictures import SceneRenderer
+    from llmbind_cli.data.scenes.questions import SceneQuestions
+    from llmbind_cli.data.scenes.sprites import Sprites
+    from llmbind_cli.data.scenes.world import load_world
+    from llmbind_cli.recipes.load import load_recipe
+    from llmbind_cli.training.recipe_model import build_from_recipe
+
+    recipe = load_recipe(RECIPE, overrides=["train.compile=false"])
+    model = build_from_recipe(recipe, device="cpu", offline=False)
+    world = load_world()
+    embedding = model.language_model.get_input_embeddings()
+    names = Names(embedding, model.tokenizer, world)
+    renderer = SceneRenderer(Sprites.load(arguments.sprites), 256)
+    photos = () if arguments.photos is None else list_photos(arguments.photos)
+
+    def looking(split: str) -> Looking:
+        sampler = ArrangementSampler(world, SEED, split=split, photos=photos)
+        questions = SceneQuestions(
+            sampler, renderer, name=f"ground/{split}", turns=8,
+            questions={"refer": 0.35, "spatial": 0.35, "reason": 0.22, "group": 0.08},
+        )  # fmt: skip
+        return Looking(questions, model.sight, names)
+
+    networks = Grounding(model.sight, embedding, model.tokenizer)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    teach_grounding(
+        networks,
+        names,
+        looking("train"),
+        looking("held_out_scenes").look(range(120)),
+        steps=arguments.steps,
+        state=arguments.work / "grounding.pt",
+    )
+
+
+def speak(arguments: argparse.Namespace) -> None:
+    """Fit the prompt projection to the states of the language model as it stands."""
+    from embedded_sight.joint import teacher_of
+    from embedded_sight.speaking import teach_speaking
+    from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+    from llmbind_cli.data.scenes.grounds import list_photos
+    from llmbind_cli.data.scenes.pictures import SceneRenderer
+    from llmbind_cli.data.scenes.questions import SceneQuestions
+    from llmbind_cli.data.scenes.sprites import Sprites
+    from llmbind_cli.data.scenes.world import load_world
+    from llmbind_cli.recipes.load import load_recipe
+    from llmbind_cli.training.recipe_model import build_from_recipe, take_start
+
+    recipe = load_recipe(RECIPE, overrides=["train.compile=false"])
+    model = build_from_recipe(recipe, device="cpu", offline=False)
+    take_start(recipe, model, offline=False)
+    teacher = teacher_of(model, arguments.work)
+    photos = () if arguments.photos is None else list_photos(arguments.photos)
+    questions = SceneQuestions(
+        ArrangementSampler(load_world(), SEED + 1, photos=photos),
+        SceneRenderer(Sprites.load(arguments.sprites), 256),
+        name="speak",
+        turns=10,
+        questions={"refer": 0.35, "spatial": 0.35, "reason": 0.22, "group": 0.08},
+        tied=True,
+    )
+    path = arguments.work / "projection.pt"
+    teach_speaking(model, teacher, questions, count=arguments.count, path=path)
+
+
+def held_out(arguments: argparse.Namespace) -> None:
+    """Write scenes that training never sees, for recipes/eval/embedded-sight.toml."""
+    from embedded_sight.held_out import write_held_out
+    from llmbind_cli.data.scenes.grounds import list_photos
+    from llmbind_cli.data.scenes.pictures import SceneRenderer
+    from llmbind_cli.data.scenes.sprites import Sprites
+    from llmbind_cli.data.scenes.world import load_world
+
+    photos = () if arguments.photos is None else list_photos(arguments.photos)
+    renderer = SceneRenderer(Sprites.load(arguments.sprites), 256)
+    write_held_out(arguments.out, load_world(), renderer, photos, count=arguments.count)
+
+
+def photos(arguments: argparse.Namespace) -> None:
+    """Write the photos of COCO128 and baselines, for recipes/eval/embedded-photos.toml."""
+    from embedded_sight.photos import write_photos
+
+    write_photos(arguments.out, arguments.root, arguments.deeplab)
+
+
+def join(arguments: argparse.Namespace) -> None:
+    """Train all together, as recipes/embedded-sight.toml says, with the reader as teacher."""
+    from embedded_sight.joint import train_jointly
+
+    code = train_jointly(
+        RECIPE,
+        work=arguments.work,
+        overrides=arguments.overrides,
+        output=arguments.output,
+        resume=arguments.resume,
+    )
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The joint training, with the reader of phrases as a teacher beside the usual losses.
+
+``llmbind train`` does everything here but one thing: the prompts that the language model's ``seg``
+states become are drawn towards those that the reader makes of the same words. The decoder, which
+knows the reader's prompts, stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from embedded_sight.grounding import Grounding
+from llmbind_cli.data.batches import Batch
+from llmbind_cli.training.objective import LanguageObjective
+from llmbind_cli.training.run import TrainingRun, train
+from llmbind_cli.training.sight_losses import MaskWeights, SightLosses
+
+PROMPT_WEIGHT = 2.0
+
+
+class TaughtObjective(LanguageObjective):
+    """The usual losses, and the distance between the model's prompts and the teacher's.
+
+    Args:
+        model: The model that trains.
+        teacher: Reads phrases.
+        settings: Those of :class:`LanguageObjective`.
+    """
+
+    def __init__(self, model: Any, teacher: Grounding, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self._teacher = [teacher]  # in a list: no part of what trains
+
+    def sight_losses(self, batch: Batch, hidden: Tensor, weights: MaskWeights) -> SightLosses:
+        """Return the losses of masks, the teacher's among them."""
+        losses = super().sight_losses(batch, hidden, weights)
+        seen = batch.seen
+        if losses.mask is None or seen is None:
+            return losses
+        states = hidden[seen.places[:, 0], seen.places[:, 1]]
+        prompts = self.sight.prompt_projection(states.float()).float()
+        with torch.no_grad():
+            taught = self._teacher[0].prompts(list(seen.phrases)).float()
+        distance = functional.mse_loss(prompts, taught) / taught.var().clamp(min=1e-6)
+        return SightLosses(mask=losses.mask + PROMPT_WEIGHT * distance, box=losses.box)
+
+
+class TaughtRun(TrainingRun):
+    """A run whose mask decoder, projector and teacher come from the first stage.
+
+    Args:
+        recipe: The recipe.
+        work: Folder of the earlier stages.
+        settings: Those of :class:`TrainingRun`.
+    """
+
+    def __init__(self, recipe: Any, *, work: Path, model: Any, **settings: Any) -> None:
+        self._teacher = teacher_of(model, work)
+        fitted = torch.load(work / "projection.pt", weights_only=True)
+        model.sight.prompt_projection.load_state_dict(fitted)
+        # Until the prompts mean something the decoder would learn to do without them.
+        model.sight.mask_decoder.requires_grad_(False)
+        super().__init__(recipe, model=model, **settings)
+
+    def objective(self) -> LanguageObjective:
+        """Return the usual objective with a teacher."""
+        usual = super().objective()
+        return TaughtObjective(
+            self._model,
+            self._teacher,
+            aux_coefficient=usual.aux_coefficient,
+            talk_target=usual.talk_target,
+            masks=usual.masks,
+        )
+
+
+def teacher_of(model: Any, work: Path) -> Grounding:
+    """Return the first stage's networks; decoder and projector of the model become theirs."""
+    teacher = Grounding(model.sight, model.language_model.get_input_embeddings(), model.tokenizer)
+    teacher.load_state_dict(torch.load(work / "grounding.pt", weights_only=True)["networks"])
+    teacher.reader.eval().requires_grad_(False)
+    return teacher
+
+
+def train_jointly(
+    recipe: Path, *, work: Path, overrides: Sequence[str], output: Path | None, resume: bool
+) -> int:
+    """Run the recipe with the teacher; return the exit code of ``llmbind train``."""
+    return train(
+        recipe,
+        overrides=overrides,
+        output=output,
+        resume=resume,
+        device="cpu",
+        make_run=partial(TaughtRun, work=work),
+    )

@@ -1,0 +1,1 @@
+"""What the trainings under tools/ share: optimizers, and states that a stopped one goes on from."""

@@ -1,0 +1,62 @@
+"""Muon for matrices and AdamW for the rest, as one optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Optimizers:
+    """Two optimizers that step as one.
+
+    Matrices, and convolutions read as matrices, learn by Muon (Jordan et al.,
+    kellerjordan.github.io/posts/muon). Its updates are scaled to the size of AdamW's (arXiv
+    2502.16982), so that one learning rate serves both.
+
+    Args:
+        parameters: What learns.
+        others: Matrices that AdamW is to take all the same, such as embeddings.
+        weight_decay: Of both.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        others: Iterable[nn.Parameter] = (),
+        weight_decay: float = 0.01,
+    ) -> None:
+        apart = {id(parameter) for parameter in others}
+        learning = [p for p in parameters if p.requires_grad]
+        self._matrices = [p for p in learning if p.ndim in (2, 4) and id(p) not in apart]
+        taken = {id(matrix) for matrix in self._matrices}
+        rest = [p for p in learning if id(p) not in taken]
+        # Views: what Muon writes into them is written into the networks.
+        self._flat = [nn.Parameter(matrix.data.flatten(1)) for matrix in self._matrices]
+        self._muon = torch.optim.Muon(
+            self._flat, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self._adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=weight_decay)
+
+    def step(self, lr: float) -> None:
+        """Move the parameters by their gradients, which are then forgotten."""
+        for optimizer in (self._muon, self._adamw):
+            optimizer.param_groups[0]["lr"] = lr
+        for flat, matrix in zip(self._flat, self._matrices, strict=True):
+            flat.grad = None if matrix.grad is None else matrix.grad.flatten(1)
+            matrix.grad = None
+        self._muon.step()
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return both states."""
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over both states."""
+        self._muon.load_state_dict(state["muon"])
+        self._adamw.load_state_dict(state["adamw"])

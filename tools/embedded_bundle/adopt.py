@@ -2,26 +2,30 @@
 
 python tools/embedded_bundle/adopt.py runs/embedded/bundle
 python tools/embedded_bundle/adopt.py --image PIPELINE
+python tools/embedded_bundle/adopt.py --sight REPORT.json
 
-The second form puts an image generator into the bundle that is there. Either leaves the other's
-part as it is.
+The second form puts an image generator into the bundle that is there, and the third writes the
+figures of ``llmbind eval eval/embedded-sight`` onto its card. Each leaves the others' parts as they
+are.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "src" / "llmbind_cli" / "bundles" / "embedded"
 GENERATORS = TARGET / "generators"
 RESULTS = ROOT / "benchmarks" / "results"
-HEADING = "## Measured"
+HEADING, SIGHT_HEADING = "## Measured", "## Sight"
 MEASUREMENTS = {
     "routing": (
         "Routing of requests that training never saw, written one by one",
@@ -54,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("--image", type=Path, metavar="PIPELINE")
+    parser.add_argument("--sight", type=Path, metavar="REPORT.json")
     arguments = parser.parse_args()
     if arguments.bundle is not None:
         adopt_bundle(arguments.bundle)
@@ -65,6 +70,8 @@ def main() -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
     if arguments.bundle is not None:
         complete_card()
+    if arguments.sight is not None:
+        add_sight(json.loads(arguments.sight.read_text(encoding="utf-8")))
 
 
 def adopt_bundle(bundle: Path) -> None:
@@ -121,6 +128,51 @@ def measured() -> str:
             f"`python {' '.join(arguments(name))}`):\n\n```text\n{printed.strip()}\n```\n"
         )
     return "\n".join(parts)
+
+
+def add_sight(report: dict[str, Any]) -> None:
+    """Write the figures of a report on held-out scenes onto the card."""
+    card = TARGET / "README.md"
+    text = card.read_text(encoding="utf-8").partition(SIGHT_HEADING)[0].rstrip()
+    card.write_text(f"{text}\n\n{SIGHT_HEADING}\n\n{sight_figures(report)}", encoding="utf-8")
+
+
+def sight_figures(report: dict[str, Any]) -> str:
+    """Return the tables of a report on held-out scenes."""
+    metrics = report["metrics"]
+
+    def figure(scoring: str, metric: str) -> str:
+        return f"{metrics[f'{scoring}/{metric}']['value']:.3f}"
+
+    lines = [
+        "| held out | expressions | cIoU | gIoU | IoU ≥ 0.5 | teacher-forced cIoU | gIoU |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row, words in (("scenes", "pairs of things"), ("things", "things")):
+        for kind, what in (("refer", "names"), ("spatial", "places"), ("reason", "reasoning")):
+            name = f"{row}-{kind}"
+            own = [figure(name, m) for m in ("cIoU", "gIoU", "precision@0.5")]
+            forced = [figure(f"{name}-forced", m) for m in ("cIoU", "gIoU")]
+            lines.append(f"| {words} | {what} | {' | '.join([*own, *forced])} |")
+    lines += ["", "| held out | emission | false emission | answers right |", "|---|---|---|---|"]
+    for row, words in (("scenes", "pairs of things"), ("things", "things")):
+        rates = [
+            figure(f"{row}-asked", "emission_rate"),
+            figure(f"{row}-asked", "false_emission_rate"),
+            figure(f"{row}-answers", "exact_match"),
+        ]
+        lines.append(f"| {words} | {' | '.join(rates)} |")
+    protocol = report["protocol"]
+    references = sorted({one["references"]["sha256"] for one in protocol["scorings"]})
+    digest = hashlib.sha256("".join(references).encode()).hexdigest()[:12]
+    told = (
+        "`llmbind eval eval/embedded-sight --data DATA` on drawn scenes with pairs of things that\n"
+        "training never saw together, and with things that it never saw: 200 pictures each of\n"
+        "three kinds of expressions, 200 questions, 600 wishes for masks as people put them; seed "
+        f"{protocol['seed']},\nreferences sha256 {digest}…. Teacher-forced: the right reply is put "
+        "into the model's mouth, as LISA\nand GLaMM score masks.\n\n"
+    )
+    return told + "\n".join(lines) + "\n"
 
 
 def arguments(name: str) -> list[str]:

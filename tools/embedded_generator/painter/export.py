@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-STEPS, GUIDANCE = 12, 4.0
+STEPS, GUIDANCE = 12, 2.5
 
 
 def export(work: Path, out: Path, *, eight_bit: bool = True) -> None:

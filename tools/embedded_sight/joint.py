@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from embedded_sight.grounding import Grounding
 from llmbind_cli.data.batches import Batch
+from llmbind_cli.model.config import BundleConfig
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.run import TrainingRun, train
 from llmbind_cli.training.sight_losses import MaskWeights, SightLosses
@@ -62,9 +63,14 @@ class TaughtRun(TrainingRun):
     """
 
     def __init__(self, recipe: Any, *, work: Path, model: Any, **settings: Any) -> None:
+        trained = {name: head.detach().clone() for name, head in model.sight.heads().items()}
         self._teacher = teacher_of(model, work)
-        fitted = torch.load(work / "projection.pt", weights_only=True)
-        model.sight.prompt_projection.load_state_dict(fitted)
+        start = settings.get("start")
+        if start is not None and BundleConfig.read(start.bundle).sight is not None:
+            model.sight.load_heads(trained)  # an earlier part of this training goes on
+        else:
+            fitted = torch.load(work / "projection.pt", weights_only=True)
+            model.sight.prompt_projection.load_state_dict(fitted)
         # Until the prompts mean something the decoder would learn to do without them.
         model.sight.mask_decoder.requires_grad_(False)
         super().__init__(recipe, model=model, **settings)

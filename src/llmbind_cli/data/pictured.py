@@ -7,6 +7,7 @@ any.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from llmbind_cli.data.masks import read_segmentation
 from llmbind_cli.data.pictures import PictureFile, missing_message, picture_key
 from llmbind_cli.data.sample import Dialogue, Sample, SegmentTarget
+from llmbind_cli.data.scenes.grounds import is_held_out_photo, list_photos
 from llmbind_cli.errors import InputDataError
 
 
@@ -78,6 +80,35 @@ class PicturedDialogues(Iterator[Dialogue]):
         candidates = [folder / relative for folder in self._folders]
         found = next((path for path in candidates if path.is_file()), candidates[0])
         return PictureFile(found, picture_key(self._name, str(relative)))
+
+
+class StandIns:
+    """Photos that stand for pictures which dialogues speak of and which are not there.
+
+    Which one stands for which follows from the dialogue's id. Photos that are held out stand for
+    none.
+
+    Args:
+        name: Data source, for messages.
+        folder: Holds the photos.
+
+    Raises:
+        InputDataError: It holds none.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name = name
+        self._photos = [path for path in list_photos(folder) if not is_held_out_photo(path)]
+        if not self._photos:
+            raise InputDataError(f"{name}: {folder}: every photo there is held out")
+
+    def __call__(self, dialogue: Dialogue) -> Dialogue:
+        """Return a dialogue with a picture as a sample, another one as it is."""
+        if dialogue.image is None or isinstance(dialogue, Sample):
+            return dialogue
+        digest = hashlib.blake2b(f"{self._name}\0{dialogue.id}".encode(), digest_size=8).digest()
+        photo = self._photos[int.from_bytes(digest, "big") % len(self._photos)]
+        return _sample(dialogue, PictureFile(photo, picture_key("stand-ins", photo.name)))
 
 
 def _sample(dialogue: Dialogue, picture: PictureFile) -> Sample:

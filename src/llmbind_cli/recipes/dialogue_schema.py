@@ -38,6 +38,8 @@ class ConversationFiles(Section):
             ``interactive`` without, if not given.
         skip_missing: Leave out and count records whose picture is missing, instead of refusing to
             start.
+        stand_ins: Folder of photos, one of which is shown to a model that sees wherever a dialogue
+            speaks of a picture that is not there: it learns that not all are to be looked at.
     """
 
     name: str = Field(min_length=1)
@@ -47,6 +49,7 @@ class ConversationFiles(Section):
     images: list[FilePath] = Field(default=[])
     part: Part | None = None
     skip_missing: bool = False
+    stand_ins: FilePath | None = None
 
     @model_validator(mode="after")
     def _skips_what_is_looked_for(self) -> Self:
@@ -103,6 +106,7 @@ class BuiltDialogues(Section):
             the builder's own shares if the table is empty.
         weight: Share of the epoch, relative to the other sources'; give it to all or to none.
         writer: A chat service that rewords the dialogues or writes them anew.
+        stand_ins: As for kind ``conversations``.
     """
 
     name: str = Field(min_length=1)
@@ -114,3 +118,4 @@ class BuiltDialogues(Section):
     kinds: dict[DialogueKind, Annotated[float, Field(gt=0)]] = Field(default={})
     weight: float | None = Field(default=None, gt=0)
     writer: WriterSection | None = None
+    stand_ins: FilePath | None = None

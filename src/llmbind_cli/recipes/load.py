@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Table = dict[str, Any]
 
-_PATHS = frozenset({"root", "photos", "classes", "annotations", "sprites"})
+_PATHS = frozenset({"root", "photos", "classes", "annotations", "sprites", "stand_ins"})
 _PATH_LISTS = frozenset({"paths", "talk", "images"})
 """Keys of data sources that name files or folders."""
 

@@ -12,7 +12,7 @@ from llmbind_cli.data.captions import CaptionSets, read_captions
 from llmbind_cli.data.conversations import ReadCounts, read_conversations
 from llmbind_cli.data.dialogues import build_dialogues
 from llmbind_cli.data.dialogues.builder import KINDS, DialogueBuilder
-from llmbind_cli.data.pictured import PicturedDialogues
+from llmbind_cli.data.pictured import PicturedDialogues, StandIns
 from llmbind_cli.data.sample import Dialogue, Sample
 from llmbind_cli.data.talk import read_talk
 from llmbind_cli.errors import ConfigurationError
@@ -52,6 +52,7 @@ class SourceReader(Iterator[Dialogue]):
         self._read: dict[str, ReadCounts] = {}
         self._builder: DialogueBuilder | None = None
         self._pictures: PictureSamples | None = None
+        self._stand_ins: StandIns | None = None
         self._stream = self._opened(source)
 
     def __next__(self) -> Dialogue:
@@ -67,7 +68,7 @@ class SourceReader(Iterator[Dialogue]):
                 self.dropped += 1
                 continue
             self.dialogues += 1
-            return dialogue
+            return dialogue if self._stand_ins is None else self._stand_ins(dialogue)
         raise StopIteration
 
     def describe(self) -> dict[str, Any]:
@@ -111,6 +112,8 @@ class SourceReader(Iterator[Dialogue]):
         return {f"{len(hashes):,} files": hashlib.sha256(lines.encode()).hexdigest()}
 
     def _opened(self, source: Source) -> Iterator[Dialogue]:
+        if not isinstance(source, MaskedSource) and source.stand_ins is not None:
+            self._stand_ins = StandIns(source.name, source.stand_ins)
         if isinstance(source, ConversationFiles):
             return self._files(source)
         if isinstance(source, BuiltDialogues):

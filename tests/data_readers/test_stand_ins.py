@@ -1,0 +1,60 @@
+"""Photos that stand for pictures which dialogues speak of and which are not there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from llmbind_cli.data.pictured import StandIns
+from llmbind_cli.data.sample import Dialogue, Sample, Turn
+from llmbind_cli.errors import InputDataError
+from llmbind_cli.recipes.dialogue_schema import ConversationFiles
+from llmbind_cli.training.sources import read_source
+
+TURNS = [Turn("user", "make it darker"), Turn("assistant", "<edit>make it darker</edit>")]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(12):
+        Image.new("RGB", (80, 70), (number, 0, 0)).save(folder / f"{number}.jpg")
+    return folder
+
+
+def test_a_dialogue_about_a_picture_gets_one_that_follows_from_its_id(photos):
+    stand_ins = StandIns("d", photos)
+    dialogues = [Dialogue(id=str(n), turns=TURNS, image="mine.jpg") for n in range(40)]
+    shown = [stand_ins(dialogue) for dialogue in dialogues]
+    assert all(isinstance(one, Sample) and one.turns == TURNS for one in shown)
+    assert len({one.pictures[0].key for one in shown}) > 4
+    assert [one.pictures for one in shown] == [StandIns("d", photos)(d).pictures for d in dialogues]
+    assert shown[0].segments == ()
+
+
+def test_a_dialogue_without_a_picture_stays_as_it_is(photos):
+    talk = Dialogue(id="1", turns=[Turn("user", "hi"), Turn("assistant", "Hello.")])
+    assert StandIns("d", photos)(talk) is talk
+
+
+def test_a_source_shows_them(photos, tmp_path):
+    path = tmp_path / "d.jsonl"
+    said = [{"from": "human", "value": "make it darker"}, {"from": "gpt", "value": "Done."}]
+    lines = [
+        {"id": "a", "image": "x.jpg", "conversations": said},
+        {"id": "b", "conversations": said},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = ConversationFiles(name="d", kind="conversations", paths=[path], stand_ins=photos)
+    first, second = read_source(source)
+    assert isinstance(first, Sample)
+    assert not isinstance(second, Sample)
+
+
+def test_a_folder_without_photos_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputDataError, match="holds no photo"):
+        StandIns("d", tmp_path / "empty")

@@ -5,6 +5,9 @@ Runs `llmbind generate --plan` on requests that carry their task, and scores wha
     python benchmarks/routing.py [tests/data/requests.jsonl] [--model BUNDLE] [--report FILE.json]
 
 `llmbind_cli.metrics.routing` says what counts as rightly routed, a false call and a kept word.
+
+The requests speak of photos that do not come along. A bundle that sees looks at what is attached,
+so a drawn landscape, or `--picture FILE`, stands in for each of them.
 """
 
 from __future__ import annotations
@@ -14,13 +17,40 @@ import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from llmbind_cli.metrics.routing import TASKS, RoutingScore, score
 
 DEFAULT = Path(__file__).parents[1] / "tests" / "data" / "requests.jsonl"
+
+
+def with_pictures(requests: Path, folder: Path, picture: Path | None = None) -> Path:
+    """Return a file of the same requests, each with a picture that is there if it names one.
+
+    Args:
+        requests: Lines of requests.
+        folder: Where to write.
+        picture: What stands in for a picture that is missing; ``None`` draws a landscape.
+    """
+    lines = [json.loads(line) for line in requests.read_text().splitlines() if line.strip()]
+    if picture is None:
+        picture = folder / "landscape.png"
+        levels = np.linspace(0, 1, 192)[:, None, None] * np.ones((1, 256, 1))
+        sky, field = np.array([120, 170, 230.0]), np.array([90, 150, 70.0])
+        drawn = np.where(levels < 0.55, sky + 60 * levels, field - 40 * (levels - 0.55))
+        Image.fromarray(drawn.round().astype(np.uint8)).save(picture)
+    for line in lines:
+        if line.get("image") and not Path(line["image"]).is_file():
+            line["image"] = str(picture)
+    path = folder / requests.name
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
 
 
 def plan(requests: Path, options: list[str]) -> tuple[list[dict[str, Any]], float]:
@@ -63,11 +93,14 @@ def main() -> None:
     parser.add_argument("requests", type=Path, nargs="?", default=DEFAULT)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--batch-size", default="8")
+    parser.add_argument("--picture", type=Path, help="stands in for the requests' photos")
     parser.add_argument("--report", type=Path)
     args = parser.parse_args()
     content = args.requests.read_bytes()
     requests = [json.loads(line) for line in content.splitlines() if line.strip()]
-    lines, seconds = plan(args.requests, ["--model", args.model, "--batch-size", args.batch_size])
+    with tempfile.TemporaryDirectory() as folder:
+        asked = with_pictures(args.requests, Path(folder), args.picture)
+        lines, seconds = plan(asked, ["--model", args.model, "--batch-size", args.batch_size])
     result = score(requests, lines)
     print(show(result))
     print(f"{seconds:.0f} s; wrong: {' '.join(result.wrong) or 'none'}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from PIL import Image
 
 
 def line(request_id, task, prompt="", status="ok"):
@@ -66,3 +69,23 @@ def test_several_calls_are_expected_in_their_order(routing):
     assert (result.words_kept, result.prompts_whole) == (1 / 2, 1 / 2)
     assert result.false_calls == 1 / 2
     assert "image+audio" in routing.show(result)
+
+
+def test_a_picture_stands_in_for_one_that_is_not_there(routing, tmp_path):
+    there = tmp_path / "there.png"
+    Image.new("RGB", (8, 8)).save(there)
+    asked = tmp_path / "asked.jsonl"
+    rows = [
+        {"id": "a", "prompt": "x", "image": "gone.jpg"},
+        {"id": "b", "prompt": "y", "image": str(there)},
+        {"id": "c", "prompt": "z"},
+    ]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    written = routing.with_pictures(asked, folder).read_text().splitlines()
+    drawn, kept, none = (json.loads(line) for line in written)
+    with Image.open(drawn["image"]) as picture:
+        assert picture.mode == "RGB"
+    assert kept == rows[1]
+    assert none == rows[2]

@@ -40,11 +40,12 @@ def lines_of(model, requests, **options):
         ("fresh_requests.jsonl", 220),
     ],
 )
-def test_held_out_requests_are_routed(model, routing, root, name, count):
+def test_held_out_requests_are_routed(model, routing, root, tmp_path, name, count):
     path = root / "tests" / "data" / name
     expected = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(expected) == count
-    result = routing.score(expected, lines_of(model, read_requests(str(path)), batch_size=16))
+    asked = read_requests(str(routing.with_pictures(path, tmp_path)))
+    result = routing.score(expected, lines_of(model, asked, batch_size=16))
     assert result.accuracy >= ROUTING_BARS[name], routing.show(result)
 
 

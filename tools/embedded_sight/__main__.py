@@ -12,14 +12,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 # Run as a folder, Python puts the folder itself on the path and not the one above it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if TYPE_CHECKING:
+    from llmbind_cli.data.scenes.pictures import SceneRenderer
+    from llmbind_cli.data.scenes.world import World
+    from llmbind_cli.model.bound_model import BoundModel
+
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded-sight.toml"
-SEED = 21
+SEED, SIDE_PX = 21, 256
+POINTING = {"refer": 0.35, "spatial": 0.35, "reason": 0.22, "group": 0.08}
 
 
 def main() -> None:
@@ -66,28 +73,17 @@ def ground(arguments: argparse.Namespace) -> None:
     """Teach the mask decoder phrases, and the projector names."""
     from embedded_sight.grounding import Grounding, Looking, Names, teach_grounding
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
-    from llmbind_cli.data.scenes.grounds import list_photos
-    from llmbind_cli.data.scenes.pictures import SceneRenderer
     from llmbind_cli.data.scenes.questions import SceneQuestions
-    from llmbind_cli.data.scenes.sprites import Sprites
-    from llmbind_cli.data.scenes.world import load_world
-    from llmbind_cli.recipes.load import load_recipe
-    from llmbind_cli.training.recipe_model import build_from_recipe
 
-    recipe = load_recipe(RECIPE, overrides=["train.compile=false"])
-    model = build_from_recipe(recipe, device="cpu", offline=False)
-    world = load_world()
+    model, scenes = _model(), _scenes(arguments)
     embedding = model.language_model.get_input_embeddings()
-    names = Names(embedding, model.tokenizer, world)
-    renderer = SceneRenderer(Sprites.load(arguments.sprites), 256)
-    photos = () if arguments.photos is None else list_photos(arguments.photos)
+    names = Names(embedding, model.tokenizer, scenes.world)
 
     def looking(split: str) -> Looking:
-        sampler = ArrangementSampler(world, SEED, split=split, photos=photos)
+        sampler = ArrangementSampler(scenes.world, SEED, split=split, photos=scenes.photos)
         questions = SceneQuestions(
-            sampler, renderer, name=f"ground/{split}", turns=8,
-            questions={"refer": 0.35, "spatial": 0.35, "reason": 0.22, "group": 0.08},
-        )  # fmt: skip
+            sampler, scenes.renderer, name=f"ground/{split}", turns=8, questions=POINTING
+        )
         return Looking(questions, model.sight, names)
 
     networks = Grounding(model.sight, embedding, model.tokenizer)
@@ -107,26 +103,13 @@ def speak(arguments: argparse.Namespace) -> None:
     from embedded_sight.joint import teacher_of
     from embedded_sight.speaking import teach_speaking
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
-    from llmbind_cli.data.scenes.grounds import list_photos
-    from llmbind_cli.data.scenes.pictures import SceneRenderer
     from llmbind_cli.data.scenes.questions import SceneQuestions
-    from llmbind_cli.data.scenes.sprites import Sprites
-    from llmbind_cli.data.scenes.world import load_world
-    from llmbind_cli.recipes.load import load_recipe
-    from llmbind_cli.training.recipe_model import build_from_recipe, take_start
 
-    recipe = load_recipe(RECIPE, overrides=["train.compile=false"])
-    model = build_from_recipe(recipe, device="cpu", offline=False)
-    take_start(recipe, model, offline=False)
+    model, scenes = _model(), _scenes(arguments)
     teacher = teacher_of(model, arguments.work)
-    photos = () if arguments.photos is None else list_photos(arguments.photos)
+    sampler = ArrangementSampler(scenes.world, SEED + 1, photos=scenes.photos)
     questions = SceneQuestions(
-        ArrangementSampler(load_world(), SEED + 1, photos=photos),
-        SceneRenderer(Sprites.load(arguments.sprites), 256),
-        name="speak",
-        turns=10,
-        questions={"refer": 0.35, "spatial": 0.35, "reason": 0.22, "group": 0.08},
-        tied=True,
+        sampler, scenes.renderer, name="speak", turns=10, questions=POINTING, tied=True
     )
     path = arguments.work / "projection.pt"
     teach_speaking(model, teacher, questions, count=arguments.count, path=path)
@@ -135,14 +118,41 @@ def speak(arguments: argparse.Namespace) -> None:
 def held_out(arguments: argparse.Namespace) -> None:
     """Write scenes that training never sees, for recipes/eval/embedded-sight.toml."""
     from embedded_sight.held_out import write_held_out
+
+    scenes = _scenes(arguments)
+    write_held_out(
+        arguments.out, scenes.world, scenes.renderer, scenes.photos, count=arguments.count
+    )
+
+
+class _Scenes(NamedTuple):
+    world: World
+    renderer: SceneRenderer
+    photos: tuple[Path, ...]
+
+
+def _scenes(arguments: argparse.Namespace) -> _Scenes:
     from llmbind_cli.data.scenes.grounds import list_photos
     from llmbind_cli.data.scenes.pictures import SceneRenderer
     from llmbind_cli.data.scenes.sprites import Sprites
     from llmbind_cli.data.scenes.world import load_world
 
-    photos = () if arguments.photos is None else list_photos(arguments.photos)
-    renderer = SceneRenderer(Sprites.load(arguments.sprites), 256)
-    write_held_out(arguments.out, load_world(), renderer, photos, count=arguments.count)
+    return _Scenes(
+        load_world(),
+        SceneRenderer(Sprites.load(arguments.sprites), SIDE_PX),
+        () if arguments.photos is None else list_photos(arguments.photos),
+    )
+
+
+def _model() -> BoundModel:
+    """Return the recipe's model with the weights that it starts from."""
+    from llmbind_cli.recipes.load import load_recipe
+    from llmbind_cli.training.recipe_model import build_from_recipe, take_start
+
+    recipe = load_recipe(RECIPE, overrides=["train.compile=false"])
+    model = build_from_recipe(recipe, device="cpu", offline=False)
+    take_start(recipe, model, offline=False)
+    return model
 
 
 def photos(arguments: argparse.Namespace) -> None:

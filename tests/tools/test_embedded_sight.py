@@ -111,7 +111,10 @@ def test_a_stopped_stage_goes_on_where_it_was(model, looking, tmp_path, monkeypa
     names, looks = looking
     held_out_pictures = looks.look(range(90, 92))
 
+    untaught = {k: v.detach().clone() for k, v in model.sight.heads().items()}
+
     def teach(steps, state):
+        model.sight.load_heads(untaught)
         networks = networks_of(model)
         looks._kept.clear()
         grounding.teach_grounding(
@@ -120,14 +123,12 @@ def test_a_stopped_stage_goes_on_where_it_was(model, looking, tmp_path, monkeypa
         return {k: v.clone() for k, v in networks.state_dict().items()}
 
     start = {k: v.clone() for k, v in networks_of(model).state_dict().items()}
-    monkeypatch.setattr(grounding, "_DECAY", 1e9)  # the rate then does not hang on the steps
+    monkeypatch.setattr(grounding, "_DECAY", 1e-9)  # the rate then does not hang on the steps
     whole = teach(4, tmp_path / "whole.pt")
-    model.sight.load_heads({k: v.clone() for k, v in model.sight.heads().items()})
     teach(2, tmp_path / "parts.pt")
     parts = teach(4, tmp_path / "parts.pt")
     assert any(not torch.equal(start[name], whole[name]) for name in start)
-    assert all(torch.isfinite(value).all() for value in parts.values())
-    assert torch.load(tmp_path / "parts.pt", weights_only=True)["step"] == 4
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_muon_learns_through_its_views():

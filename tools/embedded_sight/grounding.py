@@ -49,7 +49,6 @@ class Looked:
         masks: How much of each cell of the finest map a target covers, uint8 [T, h, w] of 255.
         truth: What shows of each target, bits packed along the last axis, [T, S, S / 8].
         phrases: The target's words, one a target.
-        kinds: refer, spatial, reason or group, one a target.
         things: Thing that each cell shows, -1 for none, [K].
         colours: Its colour, -1 where it is not known, [K].
     """

@@ -128,6 +128,7 @@ def test_every_metric_of_a_network_names_known_weights():
         ("FD-pann-16k", "Cnn14_16k_mAP=0.438.pth"),
         ("IS-pann-32k", "Cnn14_mAP=0.431.pth"),
         ("FD-clap", "hf:laion/clap-htsat-unfused@"),
+        ("FAD-vggish", "vggish-10086976.pth"),
         ("CLIP-score", "hf:openai/clip-vit-base-patch32@"),
         ("CLIPSIM", "hf:openai/clip-vit-base-patch32@"),
         ("CLAP-score", "hf:laion/clap-htsat-unfused@"),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+
+import pytest
+import tiny_extractors as tiny
 
 from llmbind_cli.evaluation.gate import make_gate
 from llmbind_cli.evaluation.metric_table import find_metrics
@@ -56,7 +60,10 @@ def test_a_recipe_runs_and_its_gates_hold(folder, run, tmp_path, monkeypatch):
 def test_wrong_recipes_are_78_and_tell_all_errors(run, tmp_path):
     recipe = tmp_path / "scores.toml"
     for text, problems in (
-        ("a = 1", ["unknown key a; known here: seed, benchmark, make, score", "score is required"]),
+        ("a = 1", [
+            "unknown key a; known here: seed, weights, benchmark, make, score",
+            "score is required",
+        ]),
         (RECIPE.replace("predictions", "prediction"), [
             "unknown key score.0.prediction; did you mean predictions?",
             "score.0.predictions is required",
@@ -74,6 +81,87 @@ def test_wrong_recipes_are_78_and_tell_all_errors(run, tmp_path):
         assert (code, out) == (78, ""), error
         for problem in problems:
             assert problem in error
+
+
+DISTANCE = """
+[[score]]
+name = "made"
+metrics = ["FID"]
+predictions = "made"
+references = "true"
+
+[weights]
+inception-v3 = "SOURCE"
+"""
+
+
+@pytest.fixture
+def networks(tmp_path, monkeypatch):
+    """Two small Inception networks in the folder ``nets`` beside the recipe."""
+    monkeypatch.setenv("LLMBIND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir("/")
+    return [
+        tiny.save_file_of(
+            tiny.inception_state(seed=seed), tmp_path / "nets" / f"{seed}.safetensors"
+        )
+        for seed in (0, 1)
+    ]
+
+
+def test_a_recipe_names_weights_and_the_flag_goes_before(pictures, run, tmp_path, networks):
+    pictures("made", n=3, seed=1)
+    pictures("true", n=3, seed=2)
+    recipe = tmp_path / "scores.toml"
+
+    def source_of(*flags):
+        code, out, error = run(recipe, "--json", *flags)
+        assert code == 0, error
+        return json.loads(out)["protocol"]["scorings"][0]["backbone"]["source"]
+
+    recipe.write_text(DISTANCE.replace("SOURCE", "nets/0.safetensors"))
+    assert source_of() == str(networks[0])
+    assert source_of("--weights", f"inception-v3={networks[1]}") == str(networks[1])
+    assert source_of("--weights", f"clip-vit-b32={networks[1]}") == str(networks[0])
+    recipe.write_text(DISTANCE.replace("SOURCE", "{data}/1.safetensors"))
+    assert source_of("--data", tmp_path / "nets") == str(networks[1])
+    recipe.write_text(DISTANCE.replace("SOURCE", f"nets/0.safetensors,sha256={'0' * 64}"))
+    code, _, error = run(recipe)
+    assert (code, "the pinned hash" in error) == (12, True)
+
+
+def test_sources_of_weights_are_placed_where_they_are_paths(tmp_path):
+    recipe = tmp_path / "scores.toml"
+    for source, placed in (
+        ("nets/a,b.pt,sha256=c", f"{tmp_path}/nets/a,b.pt,sha256=c"),
+        ("{data}/w", "/sets/w"),
+        ("/abs/w", "/abs/w"),
+        ("~/w", str(Path("~/w").expanduser())),
+        ("hf:org/name@main,sha256=c", "hf:org/name@main,sha256=c"),
+        ("pypi:name==1#f.pth", "pypi:name==1#f.pth"),
+    ):
+        recipe.write_text(DISTANCE.replace("SOURCE", source))
+        loaded = load_eval_recipe(recipe, data=Path("/sets"))
+        assert loaded.weights == {"inception-v3": placed}
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('inceptionv3 = "w"', "--weights inceptionv3: no such weights; did you mean inception-v3?"),
+        ('inception-v3 = ""', "--weights inception-v3: write inception-v3=SOURCE"),
+        ('inception-v3 = "hf:w"', "hf:w: write hf:ORG/NAME@REVISION"),
+        ('inception-v3 = "w,sha256=1"', "sha256 must be 64 hexadecimal digits, got '1'"),
+        ("inception-v3 = 1", "weights.inception-v3: should be a valid string, got 1"),
+    ],
+)
+def test_wrong_weights_of_a_recipe_are_78(pictures, run, tmp_path, line, problem):
+    pictures("made")
+    pictures("true")
+    recipe = tmp_path / "scores.toml"
+    recipe.write_text(DISTANCE.replace('inception-v3 = "SOURCE"', line))
+    code, out, error = run(recipe)
+    assert (code, out) == (78, "")
+    assert f"{recipe}: {problem}" in error
 
 
 def test_the_documented_recipe_is_one(root, tmp_path):

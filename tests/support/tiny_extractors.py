@@ -99,6 +99,20 @@ def cnn14_state(rate: int, *, classes: int = 12, seed: int = 0) -> dict[str, Ten
     return state
 
 
+def vggish_state(seed: int = 0) -> dict[str, Tensor]:
+    """A checkpoint of torchvggish's layout, with few channels."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    channels, places = (1, 4, 4, 6, 6, 8, 8), (0, 3, 6, 8, 11, 13)
+    for place, inputs, outputs in zip(places, channels, channels[1:], strict=False):
+        shapes[f"features.{place}.weight"] = (outputs, inputs, 3, 3)
+        shapes[f"features.{place}.bias"] = (outputs,)
+    widths = (8 * 24, 12, 10, 5)
+    for place, inputs, outputs in zip((0, 2, 4), widths, widths[1:], strict=False):
+        shapes[f"embeddings.{place}.weight"] = (outputs, inputs)
+        shapes[f"embeddings.{place}.bias"] = (outputs,)
+    return random_state(shapes, seed)
+
+
 def save_file_of(state: Mapping[str, Tensor], path: Path) -> Path:
     """Save weights as one safetensors file."""
     path.parent.mkdir(parents=True, exist_ok=True)

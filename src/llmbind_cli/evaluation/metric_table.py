@@ -224,6 +224,15 @@ _ALL = (
         definition="Fréchet distance of the projected sounds of CLAP (2211.06687)",
     ),
     Metric(
+        name="FAD-vggish",
+        family="frames",
+        higher_is_better=False,
+        extractor="vggish",
+        medium="sound",
+        definition="Fréchet distance of the 128 features of VGGish, each patch of 0.96 s of a "
+        "sound a sample (1812.08466; frechet_audio_distance, audioldm_eval)",
+    ),
+    Metric(
         name="CLIP-score",
         family="words",
         higher_is_better=True,

@@ -136,7 +136,7 @@ def score_by_network(
             elif family == "logits":
                 scores = _inception_score(metrics[0].name, predictions, source, settings)
             elif family == "frames":
-                scores = _frames(metrics[0].name, predictions, references, source, decoder)
+                scores = _frames(metrics[0], predictions, references, source, decoder)
             else:
                 scores = _judged(
                     predictions, references, prompts, judge=extractor, decoder=decoder, seed=seed
@@ -232,55 +232,80 @@ def _inception_score(
 
 
 def _frames(
-    name: str,
+    metric: Metric,
     predictions: MediaSet,
     references: MediaSet | StatisticsFile | None,
     source: FeatureSource,
     decoder: MediaDecoder | None,
 ) -> FamilyScores:
-    """A Fréchet distance of the frames of clips, each frame a sample."""
+    """A Fréchet distance of the frames of clips, or the patches of sounds, each a sample."""
+    parts, media_words = ("frames", "clips") if metric.medium == "video" else ("patches", "sounds")
     if not isinstance(references, MediaSet) or decoder is None:
-        raise UsageError(f"--ref: {name} needs a folder or manifest of clips")
+        raise UsageError(f"--ref: {metric.name} needs a folder or manifest of {media_words}")
     faults = FaultList(place=f"{predictions.path} and {references.path}")
     made, true = (
-        _frame_features(media, source.extractor, decoder, faults)
+        _frame_features(media, metric, source.extractor, decoder, faults)
         for media in (predictions, references)
     )
     faults.exchange()
     faults.raise_if_any()
     sides = [np.concatenate(processes.gather(side)) for side in (made, true)]
     smaller = min(map(len, sides))
-    note = f"{len(sides[0])} frames of {len(predictions.files)} clips beside {len(sides[1])}"
+    files = f"{len(predictions.files)} {media_words}"
+    note = f"{len(sides[0])} {parts} of {files} beside {len(sides[1])}"
+    preprocessing = source.extractor.preprocessing
+    parameters: dict[str, Any] = {"device": source.device}
+    if metric.medium == "video":
+        preprocessing = (
+            f"frames in the middles of {decoder.limits.frames} equal parts of a clip, all of a "
+            f"shorter one; each: {preprocessing}"
+        )
+        parameters = {"frames": decoder.limits.frames, **parameters}
     return FamilyScores(
         scores={
-            name: Score(value=frechet_distance_from_features(*sides), n=smaller, notes=(note,))
+            metric.name: Score(
+                value=frechet_distance_from_features(*sides), n=smaller, notes=(note,)
+            )
         },
         items=[],
-        preprocessing=(
-            f"frames in the middles of {decoder.limits.frames} equal parts of a clip, all of a "
-            f"shorter one; each: {source.extractor.preprocessing}"
-        ),
-        parameters={"frames": decoder.limits.frames, "device": source.device},
+        preprocessing=preprocessing,
+        parameters=parameters,
         backbone=source.extractor.weights.card(),
     )
 
 
 def _frame_features(
-    media: MediaSet, extractor: Extractor, decoder: MediaDecoder, faults: FaultList
+    media: MediaSet,
+    metric: Metric,
+    extractor: Extractor,
+    decoder: MediaDecoder,
+    faults: FaultList,
 ) -> list[Any]:
-    """Features of the clips of this process, [F, D] each."""
+    """Features of the clips or sounds of this process, [F, D] each."""
     from PIL import Image
 
     found = []
     for item in processes.share(list(media.files)):
+        path = media.files[item]
         try:
-            clip = decoder.read_clip(media.files[item])
+            if metric.medium == "sound":
+                prepared = _patches(extractor, decoder, path)
+            else:
+                clip = decoder.read_clip(path)
+                prepared = [extractor.prepare(Image.fromarray(frame)) for frame in clip.frames]
         except InputDataError as error:
             faults.add(error)
             continue
-        prepared = [extractor.prepare(Image.fromarray(frame)) for frame in clip.frames]
         found.append(extractor.extract(prepared).features)
     return found
+
+
+def _patches(extractor: Extractor, decoder: MediaDecoder, path: Path) -> list[Any]:
+    sound = decoder.read_sound(path)
+    try:
+        return list(extractor.prepare(sound))
+    except InputDataError as error:
+        raise InputDataError(f"{path}: {error}") from error
 
 
 def _judged(

@@ -20,7 +20,10 @@ from llmbind_cli.evaluation.metric_table import find_metrics
 from llmbind_cli.evaluation.recipe_steps import command_of, run_step
 from llmbind_cli.evaluation.report import Report, metric_key
 from llmbind_cli.evaluation.run import EvalSettings, Scoring, run_eval
+from llmbind_cli.metrics.extractors.published import parse_weights
 from llmbind_cli.recipes.eval_schema import EvalRecipe, MakeSection, load_eval_recipe
+from llmbind_cli.weights.hashes import normalise_pin
+from llmbind_cli.weights.sources import parse_source
 
 WORK = Path("llmbind-eval")
 DATA = Path("data")
@@ -55,7 +58,8 @@ def run_recipe(
     Args:
         path: The TOML file.
         gates: Further bounds, on figures named ``SCORING/METRIC``.
-        settings: What holds for the run; its seed and recipe are replaced.
+        settings: What holds for the run; its seed and recipe are replaced, and the weights that it
+            does not name are the recipe's.
         places: Where its data is, and where to what is made.
 
     Returns:
@@ -74,7 +78,10 @@ def run_recipe(
     scorings = _scorings(recipe)
     own = _checked_gates(path, recipe, scorings)
     chosen = replace(
-        settings, seed=recipe.seed if places.seed is None else places.seed, recipe=path
+        settings,
+        seed=recipe.seed if places.seed is None else places.seed,
+        weights={**_weights(path, recipe), **settings.weights},
+        recipe=path,
     )
     commands = [
         command_of(
@@ -127,6 +134,19 @@ def _scorings(recipe: EvalRecipe) -> list[Scoring]:
         )
         for score in recipe.score
     ]
+
+
+def _weights(path: Path, recipe: EvalRecipe) -> dict[str, str]:
+    """Give the recipe's weights of extractors, in the form of the flag."""
+    try:
+        weights = parse_weights(recipe.weights)
+        for text in weights.values():
+            source, _, pin = text.partition(",sha256=")
+            parse_source(source)
+            normalise_pin(pin or None)
+    except UsageError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    return weights
 
 
 def _checked_gates(path: Path, recipe: EvalRecipe, scorings: Sequence[Scoring]) -> list[Gate]:

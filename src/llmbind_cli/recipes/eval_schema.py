@@ -112,12 +112,15 @@ class EvalRecipe(Section):
 
     Attributes:
         seed: Of bootstrap intervals and random subsets, and of what is made.
+        weights: Of extractors: name → ``SOURCE`` or ``SOURCE,sha256=HASH``, as ``--weights`` takes
+            them; a path starts where that of ``predictions`` does.
         benchmark: What it measures, in words.
         make: What is made first; names differ.
         score: The scorings; their names differ.
     """
 
     seed: int = Field(default=0, ge=0)
+    weights: dict[str, str] = Field(default_factory=dict)
     benchmark: BenchmarkSection | None = None
     make: list[MakeSection] = Field(default_factory=list)
     score: Annotated[list[ScoreSection], Field(min_length=1)]
@@ -172,12 +175,23 @@ def load_eval_recipe(
         for score in recipe.score
     ]
     makes = [make.model_copy(update=placed(make, "requests")) for make in recipe.make]
-    return recipe.model_copy(update={"score": scores, "make": makes})
+    weights = {
+        name: _placed_source(source, path.parent, places) for name, source in recipe.weights.items()
+    }
+    return recipe.model_copy(update={"weights": weights, "score": scores, "make": makes})
 
 
 def _placed(path: Path, folder: Path, places: dict[str, Path]) -> Path:
     first, *rest = path.parts
     return places[first].joinpath(*rest) if first in places else folder / path
+
+
+def _placed_source(text: str, folder: Path, places: dict[str, Path]) -> str:
+    """Place what is a path; a source in a registry, and one that is empty, stay as they are."""
+    source, comma, pin = text.partition(",sha256=")
+    if not source or source.startswith(("hf:", "pypi:")):
+        return text
+    return f"{_placed(Path(source).expanduser(), folder, places)}{comma}{pin}"
 
 
 def _describe(details: ErrorDetails) -> str:

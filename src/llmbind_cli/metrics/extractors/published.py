@@ -115,6 +115,12 @@ _ALL = (
         get="https://huggingface.co/laion/clap-htsat-unfused",
     ),
     PublishedWeights(
+        name="vggish",
+        what="VGGish of AudioSet, ported from TensorFlow",
+        get="vggish-10086976.pth of https://github.com/harritaylor/torchvggish/releases, with its "
+        "hash",
+    ),
+    PublishedWeights(
         name="alexnet",
         what="AlexNet of torchvision",
         get="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth, with its hash",

@@ -54,6 +54,10 @@ def _maker(name: str) -> Any:
         from llmbind_cli.metrics.extractors.clap import ClapExtractor
 
         return ClapExtractor
+    if name == "vggish":
+        from llmbind_cli.metrics.extractors.vggish import VggishExtractor
+
+        return VggishExtractor
     from llmbind_cli.metrics.extractors.panns import Cnn14Extractor
 
     rates = {"cnn14-16k": 16_000, "cnn14-32k": 32_000}

@@ -6,6 +6,7 @@ Notation: B texts or media of a batch, P the width of the space in which both co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ class TextEmbedder:
         weights: The folder that it was loaded from, with its tokenizer.
         device: Where it runs.
         limit: Tokens that a text may have.
+        tokenizer_folder: Where the tokenizer is, if not beside the weights.
 
     Attributes:
         title: What messages call the network.
@@ -33,15 +35,23 @@ class TextEmbedder:
     title: ClassVar[str]
 
     def __init__(
-        self, network: Any, weights: LocatedWeights, *, device: torch.device, limit: int
+        self,
+        network: Any,
+        weights: LocatedWeights,
+        *,
+        device: torch.device,
+        limit: int,
+        tokenizer_folder: Path | None = None,
     ) -> None:
         self.network, self.weights, self.device, self.limit = network, weights, device, limit
+        self._tokenizer_folder = tokenizer_folder or weights.folder
         self._tokenizer: Any = None
 
     def embed_texts(self, texts: Sequence[str]) -> Array:
         """Turn texts into unit vectors, float64, [B, P].
 
         Raises:
+            ModelNotFoundError: There is no folder for the tokenizer.
             IntegrityError: The folder has no tokenizer.
             ValueError: A text has more tokens than the network reads; see :meth:`count_tokens`.
         """
@@ -61,6 +71,7 @@ class TextEmbedder:
         """Count the tokens of a text, with those that mark its ends.
 
         Raises:
+            ModelNotFoundError: There is no folder for the tokenizer.
             IntegrityError: The folder has no tokenizer.
         """
         return len(self.tokenizer(text)["input_ids"])
@@ -69,7 +80,7 @@ class TextEmbedder:
     def tokenizer(self) -> Any:
         """The folder's tokenizer, loaded at first use."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.weights)
+            self._tokenizer = load_tokenizer(self.weights, self._tokenizer_folder)
         return self._tokenizer
 
 

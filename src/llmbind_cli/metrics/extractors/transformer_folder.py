@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from llmbind_cli.errors import IntegrityError
+from llmbind_cli.errors import IntegrityError, ModelNotFoundError
 from llmbind_cli.metrics.extractors.published import LocatedWeights
 
 
@@ -55,16 +56,27 @@ def load_network(model_class: Any, weights: LocatedWeights, *, device: torch.dev
     return network.to(device).eval()
 
 
-def load_tokenizer(weights: LocatedWeights) -> Any:
-    """Load the tokenizer of a folder.
+def load_tokenizer(weights: LocatedWeights, folder: Path) -> Any:
+    """Load the tokenizer of a network.
+
+    Args:
+        weights: Of the network, for messages.
+        folder: Holds the tokenizer: that of the weights, or one of its own.
 
     Raises:
-        IntegrityError: There is none. transformers would give an empty one.
+        ModelNotFoundError: There is no such folder; the message says what belongs into it.
+        IntegrityError: It holds no tokenizer. transformers would give an empty one.
     """
     from transformers import AutoTokenizer
 
+    if not folder.is_dir():
+        raise ModelNotFoundError(
+            f"{weights.source}: such a checkpoint holds no tokenizer, which words need: put "
+            "config.json, tokenizer_config.json, vocab.json, merges.txt and tokenizer.json of "
+            f"https://huggingface.co/FacebookAI/roberta-base into {folder}"
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(weights.folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise IntegrityError(f"{weights.source}: has no tokenizer: {reason}") from error

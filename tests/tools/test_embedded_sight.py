@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_binding_model import build
 from tiny_language_models import save_base
 from tiny_vision import light_sight, save_efficientnet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from embedded_sight import grounding, held_out
-from embedded_sight.joint import TaughtObjective
+from embedded_sight import grounding, held_out, speaking
+from embedded_sight.joint import TaughtObjective, take_first_stage
 from resumable.optimizers import Optimizers
 
 from llmbind_cli.data.batches import Batch, SeenBatch
@@ -25,6 +26,7 @@ from llmbind_cli.data.scenes.pictures import SceneRenderer
 from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import load_world
+from llmbind_cli.model.config import HEADS_NAME
 from llmbind_cli.training.sight_losses import MaskWeights
 
 SIDE = 64
@@ -169,6 +171,45 @@ def test_the_teacher_adds_its_distance_to_the_loss_of_masks(model, looking):
     alone = super(TaughtObjective, taught).sight_losses(batch, hidden, weights)
     assert with_teacher.mask > alone.mask
     assert not any("reader" in name for name, _ in taught.named_parameters())
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_decoder_is_the_first_stage_s_and_the_projector_may_be_kept(model, tmp_path, keep):
+    own = {name: value.detach().clone() for name, value in model.sight.heads().items()}
+    networks = networks_of(model)
+    state = {name: value + 1 for name, value in networks.state_dict().items()}
+    torch.save({"networks": state}, tmp_path / "grounding.pt")
+    teacher = take_first_stage(model, tmp_path, keep_projector=keep)
+    for name, value in model.sight.heads().items():
+        from_stage = name.startswith("mask_decoder") or (name.startswith("projector") and not keep)
+        assert torch.equal(value, own[name] + 1 if from_stage else own[name]), name
+    assert not any(p.requires_grad for p in teacher.reader.parameters())
+    model.sight.load_heads(own)
+
+
+def test_a_fitted_projection_replaces_a_bundle_s_own(tmp_path):
+    projection = torch.nn.Linear(4, 3)
+    own = {
+        "prompt_projection.weight": torch.zeros(3, 4, dtype=torch.bfloat16),
+        "prompt_projection.bias": torch.zeros(3, dtype=torch.bfloat16),
+        "projector.weight": torch.ones(2),
+    }
+    save_file(own, tmp_path / HEADS_NAME)
+    speaking.replace_projection(tmp_path, projection)
+    written = load_file(tmp_path / HEADS_NAME)
+    assert written.keys() == own.keys()
+    assert torch.equal(written["prompt_projection.weight"], projection.weight.bfloat16())
+    assert torch.equal(written["prompt_projection.bias"], projection.bias.bfloat16())
+    assert torch.equal(written["projector.weight"], own["projector.weight"])
+
+
+def test_states_tell_the_prompts_that_they_hold():
+    torch.manual_seed(0)
+    states, truth = torch.randn(1200, 6), torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        prompts = truth(states)
+    projection = torch.nn.Linear(6, 3)
+    assert speaking.fit(projection, states, prompts) > 0.9
 
 
 def test_held_out_scenes_are_what_eval_reads(world, renderer, tmp_path):

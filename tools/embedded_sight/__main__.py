@@ -10,6 +10,7 @@ python tools/embedded_sight join WORK OUTPUT --set 'data.0.sprites="SPRITES.npz"
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,9 +21,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmbind_cli.data.scenes.pictures import SceneRenderer
     from llmbind_cli.data.scenes.world import World
     from llmbind_cli.model.bound_model import BoundModel
+    from llmbind_cli.training.start import Start
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded-sight.toml"
 SEED, SIDE_PX = 21, 256
@@ -45,6 +49,8 @@ def main() -> None:
     stage.add_argument("work", type=Path)
     stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
     stage.add_argument("--count", type=int, default=700, help="dialogues to read")
+    stage.add_argument("--into", type=Path, help="bundle to go on from and to put it into")
+    stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage.set_defaults(run=speak)
     stage = stages.add_parser("held-out", help=held_out.__doc__)
     stage.add_argument("sprites", type=Path)
@@ -75,7 +81,7 @@ def ground(arguments: argparse.Namespace) -> None:
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
     from llmbind_cli.data.scenes.questions import SceneQuestions
 
-    model, scenes = _model(), _scenes(arguments)
+    (model, _), scenes = _model(), _scenes(arguments)
     embedding = model.language_model.get_input_embeddings()
     names = Names(embedding, model.tokenizer, scenes.world)
 
@@ -100,19 +106,25 @@ def ground(arguments: argparse.Namespace) -> None:
 
 def speak(arguments: argparse.Namespace) -> None:
     """Fit the prompt projection to the states of the language model as it stands."""
-    from embedded_sight.joint import teacher_of
-    from embedded_sight.speaking import teach_speaking
+    from embedded_sight.joint import can_see, take_first_stage
+    from embedded_sight.speaking import replace_projection, teach_speaking
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
     from llmbind_cli.data.scenes.questions import SceneQuestions
 
-    model, scenes = _model(), _scenes(arguments)
-    teacher = teacher_of(model, arguments.work)
+    overrides = [*arguments.overrides]
+    if arguments.into is not None:
+        overrides.append(f"model.start={json.dumps(str(arguments.into.resolve()))}")
+    (model, start), scenes = _model(overrides), _scenes(arguments)
+    sees = start is not None and can_see(start)
+    teacher = take_first_stage(model, arguments.work, keep_projector=sees)
     sampler = ArrangementSampler(scenes.world, SEED + 1, photos=scenes.photos)
     questions = SceneQuestions(
         sampler, scenes.renderer, name="speak", turns=10, questions=POINTING, tied=True
     )
     path = arguments.work / "projection.pt"
-    teach_speaking(model, teacher, questions, count=arguments.count, path=path)
+    fitted = teach_speaking(model, teacher, questions, count=arguments.count, path=path)
+    if arguments.into is not None:
+        replace_projection(arguments.into, fitted)
 
 
 def held_out(arguments: argparse.Namespace) -> None:
@@ -144,15 +156,14 @@ def _scenes(arguments: argparse.Namespace) -> _Scenes:
     )
 
 
-def _model() -> BoundModel:
-    """Return the recipe's model with the weights that it starts from."""
+def _model(overrides: Sequence[str] = ()) -> tuple[BoundModel, Start | None]:
+    """Return the recipe's model with the weights that it starts from, and whose they are."""
     from llmbind_cli.recipes.load import load_recipe
     from llmbind_cli.training.recipe_model import build_from_recipe, take_start
 
-    recipe = load_recipe(RECIPE, overrides=["train.compile=false"])
+    recipe = load_recipe(RECIPE, overrides=["train.compile=false", *overrides])
     model = build_from_recipe(recipe, device="cpu", offline=False)
-    take_start(recipe, model, offline=False)
-    return model
+    return model, take_start(recipe, model, offline=False)
 
 
 def photos(arguments: argparse.Namespace) -> None:

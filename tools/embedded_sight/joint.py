@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from llmbind_cli.model.config import BundleConfig
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.run import TrainingRun, train
 from llmbind_cli.training.sight_losses import MaskWeights, SightLosses
+
+if TYPE_CHECKING:
+    from llmbind_cli.training.start import Start
 
 PROMPT_WEIGHT = 2.0
 
@@ -54,7 +57,11 @@ class TaughtObjective(LanguageObjective):
 
 
 class TaughtRun(TrainingRun):
-    """A run whose mask decoder, projector and teacher come from the first stage.
+    """A run whose mask decoder and teacher come from the first stage.
+
+    Projector and prompt projection come from the stages before too. A bundle that sees already,
+    from which the run goes on, keeps its own projector, and its own prompt projection as well
+    where none was fitted.
 
     Args:
         recipe: The recipe.
@@ -63,14 +70,13 @@ class TaughtRun(TrainingRun):
     """
 
     def __init__(self, recipe: Any, *, work: Path, model: Any, **settings: Any) -> None:
-        trained = {name: head.detach().clone() for name, head in model.sight.heads().items()}
-        self._teacher = teacher_of(model, work)
         start = settings.get("start")
-        if start is not None and BundleConfig.read(start.bundle).sight is not None:
-            model.sight.load_heads(trained)  # an earlier part of this training goes on
-        else:
-            fitted = torch.load(work / "projection.pt", weights_only=True)
-            model.sight.prompt_projection.load_state_dict(fitted)
+        sees = start is not None and can_see(start)
+        self._teacher = take_first_stage(model, work, keep_projector=sees)
+        fitted = work / "projection.pt"
+        if fitted.exists() or not sees:
+            state = torch.load(fitted, weights_only=True)
+            model.sight.prompt_projection.load_state_dict(state)
         # Until the prompts mean something the decoder would learn to do without them.
         model.sight.mask_decoder.requires_grad_(False)
         super().__init__(recipe, model=model, **settings)
@@ -87,11 +93,23 @@ class TaughtRun(TrainingRun):
         )
 
 
-def teacher_of(model: Any, work: Path) -> Grounding:
-    """Return the first stage's networks; decoder and projector of the model become theirs."""
+def can_see(start: Start) -> bool:
+    """Tell whether the bundle that a training goes on from sees already."""
+    return BundleConfig.read(start.bundle).sight is not None
+
+
+def take_first_stage(model: Any, work: Path, *, keep_projector: bool) -> Grounding:
+    """Give a model the first stage's mask decoder, and its projector unless it keeps its own.
+
+    Returns:
+        The first stage's networks, whose reader teaches.
+    """
+    own = {name: value.clone() for name, value in model.sight.projector.state_dict().items()}
     teacher = Grounding(model.sight, model.language_model.get_input_embeddings(), model.tokenizer)
     teacher.load_state_dict(torch.load(work / "grounding.pt", weights_only=True)["networks"])
     teacher.reader.eval().requires_grad_(False)
+    if keep_projector:
+        model.sight.projector.load_state_dict(own)
     return teacher
 
 

@@ -14,6 +14,7 @@ import copy
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,8 +23,10 @@ from llmbind_cli.console import console
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
 from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.config import HEADS_NAME
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.seeing import SeeingCollator
+from llmbind_cli.weights.atomic import write_atomically
 
 _BATCH, _LOG_EVERY = 8, 20
 _EPOCHS, _ROWS, _LR, _HELD_OUT = 200, 128, 1e-3, 0.1
@@ -109,9 +112,20 @@ def fit(projection: nn.Module, states: Tensor, prompts: Tensor) -> float:
     return best
 
 
+def replace_projection(bundle: Path, projection: nn.Module) -> None:
+    """Put a fitted projection into a bundle, in place of its own and in the dtype of that."""
+    path = bundle / HEADS_NAME
+    heads = load_file(path)
+    for name, value in projection.state_dict().items():
+        own = heads[f"prompt_projection.{name}"]
+        heads[f"prompt_projection.{name}"] = value.to(own.dtype).reshape(own.shape)
+    payload = save(heads, metadata={"format": "pt"})
+    write_atomically(path, lambda file: file.write(payload))
+
+
 def teach_speaking(
     model: BoundModel, teacher: Grounding, questions: SceneQuestions, *, count: int, path: Path
-) -> None:
+) -> nn.Module:
     """Collect, fit, and save the projection.
 
     Args:
@@ -120,6 +134,9 @@ def teach_speaking(
         questions: The scenes.
         count: Dialogues to read.
         path: File of the projection's weights.
+
+    Returns:
+        The projection.
     """
     if model.sight is None or model.sight.prompt_projection is None:
         raise ValueError("the model must cut out")
@@ -129,3 +146,4 @@ def teach_speaking(
     best = fit(projection, states, prompts)
     torch.save(projection.state_dict(), path)
     console.log(f"{len(states)} masks: {best:.3f} of the variance explained")
+    return projection

@@ -1,0 +1,98 @@
+"""The embedded bundle looks at what the embedded generator draws: masks, and answers in words."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llmbind_cli.errors import PartialFailure
+from llmbind_cli.generators.base import GeneratorRequest
+from llmbind_cli.generators.image import ImageGenerator
+from llmbind_cli.inference.masks import MaskSettings
+from llmbind_cli.inference.model_options import ModelOptions
+from llmbind_cli.inference.planner import Planner
+from llmbind_cli.inference.requests import Request
+from llmbind_cli.inference.segment import segment_picture
+from llmbind_cli.model.loader import load_model
+from llmbind_cli.model.vision import networks
+
+OPTIONS = ModelOptions(model="embedded", device="cpu", dtype="auto", offline=False)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A red apple to the left of a blue car."""
+    bundle = Path(str(resources.files("llmbind_cli") / "bundles" / "embedded"))
+    generator = ImageGenerator.load(bundle / "generators" / "image", name="embedded/image")
+    prompt = "a red apple to the left of a blue car"
+    (made,) = generator.generate([GeneratorRequest(prompt=prompt, seed=0)])
+    path = tmp_path_factory.mktemp("made") / "picture.png"
+    path.write_bytes(made.payload)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(embedded_base, embedded_sight):
+    return load_model("embedded", device="cpu")
+
+
+@pytest.fixture
+def mask(picture, tmp_path, embedded_base, embedded_sight):
+    def cut(instruction):
+        out = tmp_path / "mask.png"
+        segment_picture(
+            image=picture, instruction=instruction, out=out, masks=MaskSettings(),
+            max_new_tokens=48, seed=0, options=OPTIONS,
+        )  # fmt: skip
+        with Image.open(out) as image:
+            return np.asarray(image) > 0
+
+    return cut
+
+
+@pytest.mark.parametrize(
+    ("instruction", "side"),
+    [("the red apple", "left"), ("the blue car", "right"), ("the one you can eat", "left")],
+)
+def test_masks_follow_the_words(mask, instruction, side):
+    found = mask(instruction)
+    assert found.shape == (128, 128)
+    assert found.mean() > 0.05
+    left = found[:, :64].sum() / found.sum()
+    assert left > 0.9 if side == "left" else left < 0.1
+
+
+@pytest.mark.parametrize("question", ["Is there an apple?", "What colour is the car?"])
+def test_questions_get_words_alone(model, picture, question):
+    request = Request(id="1", prompt=question, images=(picture,))
+    (plan,) = Planner(model, max_new_tokens=48).plan([request])
+    assert plan.error is None
+    assert plan.calls == ()
+    assert plan.reply
+
+
+def test_who_writes_words_only_needs_no_vision_network(embedded_base, monkeypatch):
+    def refused(_):
+        raise AssertionError("the vision network was loaded")
+
+    monkeypatch.setattr(networks, "load_efficientnet", refused)
+    model = load_model("embedded", device="cpu")
+    (plan,) = Planner(model, max_new_tokens=8).plan([Request(id="1", prompt="hello")])
+    assert plan.error is None
+
+
+def test_what_is_no_picture_of_anything_still_ends_well(tmp_path, embedded_base, embedded_sight):
+    path = tmp_path / "grey.png"
+    Image.new("RGB", (40, 30), (128, 128, 128)).save(path)
+    out = tmp_path / "out"
+    with contextlib.suppress(PartialFailure):  # raised where nothing is pointed at
+        segment_picture(
+            image=path, instruction="the dog", out=out, masks=MaskSettings(), max_new_tokens=48,
+            seed=0, options=OPTIONS,
+        )  # fmt: skip
+        assert list(out.glob("*.png"))

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.recipes.schema import Recipe
 from llmbind_cli.training.start import Start
@@ -19,17 +21,23 @@ def provenance(recipe: Recipe, *, start: Start | None = None) -> dict[str, Any]:
 
     A bundle is passed on; where the files lay on the machine that trained it is not.
     """
-    settings = recipe.model_dump(mode="json", exclude={"output"})
+    settings: dict[str, Any] = to_jsonable_python(_by_name(recipe.model_dump(exclude={"output"})))
     if start is None:
         del settings["model"]["start"]
     else:
         settings["model"]["start"] = start.name
-    for source in settings["data"]:
-        for key in {"paths", "talk"} & source.keys():
-            source[key] = [Path(path).name for path in source[key]]
-        for modality, paths in source.get("captions", {}).items():
-            source["captions"][modality] = [Path(path).name for path in paths]
     return settings
+
+
+def _by_name(value: Any) -> Any:
+    """Replace every path in nested settings by its last part."""
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, dict):
+        return {key: _by_name(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_name(entry) for entry in value]
+    return value
 
 
 def write_manifest(path: Path, model: BoundModel) -> None:

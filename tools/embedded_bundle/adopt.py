@@ -37,13 +37,11 @@ MEASUREMENTS = {
         ["routing.py", "tests/data/hard_requests.jsonl", "--batch-size", "16"],
     ),
     "routing-unseen": (
-        "Routing of hard requests of which not even a score was seen when the bundle before this "
-        "one was made",
+        "Routing of hard requests that training never saw, another set",
         ["routing.py", "tests/data/unseen_requests.jsonl", "--batch-size", "16"],
     ),
     "routing-fresh": (
-        "Routing of requests written for this version, half of them hard, of which not even a "
-        "score was seen before",
+        "Routing of requests that training never saw, half of them hard",
         ["routing.py", "tests/data/fresh_requests.jsonl", "--batch-size", "16"],
     ),
     "plain-talk": (

@@ -118,7 +118,7 @@ def replace_projection(bundle: Path, projection: nn.Module) -> None:
     heads = load_file(path)
     for name, value in projection.state_dict().items():
         own = heads[f"prompt_projection.{name}"]
-        heads[f"prompt_projection.{name}"] = value.to(own.dtype).reshape(own.shape)
+        heads[f"prompt_projection.{name}"] = value.to(own.dtype)
     payload = save(heads, metadata={"format": "pt"})
     write_atomically(path, lambda file: file.write(payload))
 

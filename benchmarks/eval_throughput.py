@@ -72,7 +72,8 @@ def by_llmbind(media: MediaSet, extractor: InceptionExtractor, workers: int) -> 
     """Decode, extract and sum up; return the trace of the covariance."""
     source = FeatureSource(
         extractor=extractor,
-        read=lambda path: extractor.prepare(read_picture(path)),
+        read=lambda path: [extractor.prepare(read_picture(path))],
+        preprocessing=extractor.preprocessing,
         device="cpu",
         settings=ExtractionSettings(batch_size=BATCH_SIZE, workers=workers),
     )

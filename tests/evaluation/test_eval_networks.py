@@ -111,7 +111,7 @@ def test_every_metric_of_a_network_names_known_weights():
         if metric.extractor not in (None, "effnet-lite0"):
             assert metric.extractor in PUBLISHED
         if metric.family == "features":
-            names = FEATURE_METRICS[metric.extractor]
+            names = FEATURE_METRICS[metric.medium][metric.extractor]
             known = {names.frechet, names.kernel, names.precision, names.recall}
             assert metric.name.removesuffix("-infinity") in known
 
@@ -413,7 +413,7 @@ def test_fid_of_frames_and_alien_clips(clips, run, inception_file, write_lines):
     assert code == 0, error
     entry = json.loads(out)["metrics"]["FID-frames"]
     assert entry["value"] > 0
-    assert "6 frames of 2 clips beside 6" in entry["notes"]
+    assert "6 frames of 2 files beside 6 of 2" in entry["notes"]
     (made / "note.txt").write_text("no clip")
     content = (true / "0.mp4").read_bytes()
     (true / "0.mp4").write_bytes(content[: len(content) // 2])
@@ -422,6 +422,39 @@ def test_fid_of_frames_and_alien_clips(clips, run, inception_file, write_lines):
     assert "2 inputs cannot be scored" in error
     assert "note.txt: cannot be read as a video" in error
     assert "true/0.mp4: cannot be read as a video" in error
+
+
+def test_frames_are_kept_saved_and_not_decoded_twice(clips, run, inception_file, monkeypatch):
+    from llmbind_cli.evaluation.media_decode import MediaDecoder
+
+    made, true = clips("made", n=3), clips("true", n=4, seed=1)
+    (made / "copy.mp4").write_bytes((made / "1.mp4").read_bytes())
+    weights = ("--weights", f"inception-v3={inception_file}")
+    base = ("--metric", "FID-frames", *weights, "--json")
+    alone = json.loads(run(*base, "--pred", made, "--ref", true, "--no-cache")[1])
+    first = json.loads(run(*base, "--pred", made, "--ref", true)[1])
+    entry = first["metrics"]["FID-frames"]
+    assert alone["metrics"]["FID-frames"]["value"] == pytest.approx(entry["value"], rel=1e-4)
+    assert "12 frames of 4 files beside 12 of 4" in entry["notes"]
+    stats = true.parent / "true.npz"
+    code, out, error = run("--metric", "FID-frames", *weights, "--ref", true, "--save-stats", stats)
+    assert (code, out) == (0, ""), error
+    beside = json.loads(run(*base, "--pred", made, "--ref", stats)[1])["metrics"]["FID-frames"]
+    assert beside["value"] == pytest.approx(entry["value"], rel=1e-3, abs=1e-3)
+    assert "12 frames of 4 files beside 12" in beside["notes"]
+    code, _, error = run("--metric", "FID", *weights, "--pred", made, "--ref", stats)
+    assert code == 65
+    assert "statistics of other features: preprocessing" in error  # of frames, not of pictures
+    code, _, error = run(*base, "--extrapolate", "--pred", made, "--ref", true)
+    assert code == 65
+    assert "FID-frames-infinity: at least 100 predictions are needed, got 12" in error
+
+    def decode(*_):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(MediaDecoder, "read_clip", decode)
+    again = json.loads(run(*base, "--pred", made, "--ref", true)[1])
+    assert again["metrics"] == first["metrics"]
 
 
 # ------------------------------------------------------------------ sounds

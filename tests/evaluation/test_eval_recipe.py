@@ -121,6 +121,9 @@ def test_a_recipe_names_weights_and_the_flag_goes_before(pictures, run, tmp_path
     recipe.write_text(DISTANCE.replace("SOURCE", "nets/0.safetensors"))
     assert source_of() == str(networks[0])
     assert source_of("--weights", f"inception-v3={networks[1]}") == str(networks[1])
+    assert f"weights of inception-v3: {networks[0]}" in run(recipe, "--dry-run")[1]
+    told = json.loads(run(recipe, "--dry-run", "--json")[1])
+    assert told["weights"] == {"inception-v3": str(networks[0])}
     assert source_of("--weights", f"clip-vit-b32={networks[1]}") == str(networks[0])
     recipe.write_text(DISTANCE.replace("SOURCE", "{data}/1.safetensors"))
     assert source_of("--data", tmp_path / "nets") == str(networks[1])

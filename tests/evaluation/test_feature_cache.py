@@ -25,6 +25,11 @@ def make(folder, budget_bytes: int = 10**9) -> FeatureCache:
     return FeatureCache(folder=folder, budget_bytes=budget_bytes)
 
 
+def nothing(found) -> bool:
+    places, rows = found
+    return len(places) == 0 and rows == {}
+
+
 def test_rows_come_back_as_they_were(tmp_path):
     narrow = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32).astype(np.float64)
     wide = np.random.default_rng(1).normal(size=(4, 3))  # float32 would lose digits
@@ -32,18 +37,31 @@ def test_rows_come_back_as_they_were(tmp_path):
     make(tmp_path).write(KEY, digests(4, 5), {"features": wide})
     cache = make(tmp_path)
     found, rows = cache.read(KEY, [*digests(9)[::-1], *digests(2, 90)])
-    assert found == list(range(9))
+    assert found.tolist() == list(range(9))
     np.testing.assert_array_equal(rows["features"], np.concatenate([narrow, wide])[::-1])
     assert "logits" not in rows  # not all rows have them
     _, rows = cache.read(KEY, digests(5))
     np.testing.assert_array_equal(rows["logits"], narrow[:, :2])
-    assert cache.read(cache_key(weights_sha256="1" * 64, preprocessing="none", device="cpu"),
-                      digests(9)) == ([], {})  # fmt: skip
+    other = cache_key(weights_sha256="1" * 64, preprocessing="none", device="cpu")
+    assert nothing(cache.read(other, digests(9)))
     packs = sorted((tmp_path / KEY).glob("*.npy"), key=lambda path: path.stat().st_size)
     assert (
         np.load(packs[0], allow_pickle=False)["features"].dtype == np.float32
         or np.load(packs[1], allow_pickle=False)["features"].dtype == np.float32
     )
+
+
+def test_a_file_of_many_samples_keeps_all_its_rows(tmp_path):
+    a, b, c = digests(3)
+    rows = np.arange(12.0).reshape(6, 2)
+    make(tmp_path).write(KEY, [a, a, a, b, c, c], {"features": rows})
+    cache = make(tmp_path)
+    places, found = cache.read(KEY, [c, "f" * 64, a])
+    assert places.tolist() == [0, 0, 2, 2, 2]
+    np.testing.assert_array_equal(found["features"], rows[[4, 5, 0, 1, 2]])
+    places, found = cache.read(KEY, [b, b])
+    assert places.tolist() == [0, 1]
+    np.testing.assert_array_equal(found["features"], rows[[3, 3]])
 
 
 def test_statistics_come_back_whatever_the_names(tmp_path):
@@ -63,7 +81,7 @@ def test_a_damaged_pack_is_thrown_away(tmp_path):
     content = bytearray(pack.read_bytes())
     content[-1] ^= 1
     pack.write_bytes(content)
-    assert make(tmp_path).read(KEY, digests(5)) == ([], {})
+    assert nothing(make(tmp_path).read(KEY, digests(5)))
     assert not pack.exists()
 
 
@@ -78,9 +96,9 @@ def test_the_budget_is_kept_and_the_oldest_goes_first(tmp_path):
     make(tmp_path, 2 * size + 100).write(KEY, digests(10, 20), {"features": np.ones((10, 100))})
     assert not first.exists()
     found, _ = make(tmp_path).read(KEY, digests(30))
-    assert found == list(range(10, 30))
+    assert found.tolist() == list(range(10, 30))
     make(tmp_path, size - 1).write(KEY, digests(10, 40), {"features": np.ones((10, 100))})
-    assert make(tmp_path).read(KEY, digests(10, 40)) == ([], {})
+    assert nothing(make(tmp_path).read(KEY, digests(10, 40)))
     with pytest.raises(UsageError, match="--cache-size must be > 0"):
         make(tmp_path, 0)
 

@@ -55,7 +55,7 @@ def test_a_dry_run_tells_the_steps_and_what_is_missing(name, run, tmp_path, monk
     assert code == 0, error
     assert list(tmp_path.iterdir()) == []  # nothing is made
     told = json.loads(run(f"eval/{name}", "--dry-run", "--data", tmp_path / "none", "--json")[1])
-    assert set(told) == {"benchmark", "make", "score", "missing"}
+    assert set(told) == {"benchmark", "make", "score", "weights", "missing"}
     for step in told["make"]:
         assert f"make: {step}" in out
     for line in told["missing"]:

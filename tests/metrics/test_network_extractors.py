@@ -327,6 +327,16 @@ def test_transformers_weights_with_a_gap_are_refused(tmp_path):
         Dinov2Extractor(located(folder), device=CPU)
 
 
+def test_the_tokenizer_of_another_network_is_refused(tmp_path):
+    clip = ClipExtractor(located(tiny.clip_folder(tmp_path)), device=CPU)
+    known = len(clip.tokenizer)
+    clip.network.text_model.resize_token_embeddings(known - 1)
+    other = ClipExtractor(located(tmp_path), device=CPU)
+    other.network, other.weights = clip.network, clip.weights
+    with pytest.raises(IntegrityError, match=f"has {known} tokens, and the network knows"):
+        other.count_tokens("cat")
+
+
 def test_a_folder_without_tokenizer_is_refused(tmp_path):
     folder = tiny.clip_folder(tmp_path)
     for path in folder.iterdir():

@@ -174,7 +174,7 @@ def test_fad_pools_the_patches_of_all_sounds(tmp_path, weights, capsys):
     figure = report["metrics"]["FAD-vggish"]
     expected = frechet_distance_from_features(sides["made"], sides["true"])
     assert figure["value"] == pytest.approx(expected, rel=1e-4)  # float32
-    assert "4 patches of 2 sounds beside 5" in figure["notes"]
+    assert "4 patches of 2 files beside 5 of 3" in figure["notes"]
     assert "patches of 96 frames" in report["protocol"]["scorings"][0]["preprocessing"]
     soundfile.write(tmp_path / "made" / "short.wav", np.zeros(9000), vggish.RATE_HZ)
     assert app.main(words) == 65

@@ -5,9 +5,10 @@ lie by the hash of the file that they were taken of, and statistics by the hashe
 set. So a renamed file is found again, and an altered one is not.
 
 Features are kept in packs of many rows, as a file for each picture would cost more to flush than
-to compute. A pack is written whole or not at all and carries the hash of its content in its name;
-one that does not fit its name is thrown away. What was not used for longest goes first where the
-cache outgrows its budget. A cache that cannot be written is a warning, never an error.
+to compute. A clip or sound of many samples has as many rows, one after the other. A pack is written
+whole or not at all and carries the hash of its content in its name; one that does not fit its name
+is thrown away. What was not used for longest goes first where the cache outgrows its budget. A
+cache that cannot be written is a warning, never an error.
 
     FOLDER/KEY/features-HASH.npy        rows of (SHA-256 of the file, arrays)
     FOLDER/KEY/statistics-SET-HASH.npz  n, mean, scatter
@@ -78,10 +79,10 @@ class FeatureCache:
         self.folder = folder
         self.budget_bytes = budget_bytes
         self._packs: dict[str, list[Array]] = {}
-        self._places: dict[str, dict[bytes, tuple[int, int]]] = {}
+        self._places: dict[str, dict[bytes, tuple[int, slice]]] = {}
         self._is_writable = True
 
-    def read(self, key: str, digests: Sequence[str]) -> tuple[list[int], Rows]:
+    def read(self, key: str, digests: Sequence[str]) -> tuple[Array, Rows]:
         """Give what is there of some files.
 
         Args:
@@ -89,30 +90,29 @@ class FeatureCache:
             digests: SHA-256 of each file.
 
         Returns:
-            Positions in ``digests`` that were found, and their rows.
+            For each row the position in ``digests`` of its file, rising; and the rows.
         """
-        if not digests:
-            return [], {}
-        places = self._index(key)
-        found = [i for i, digest in enumerate(digests) if bytes.fromhex(digest) in places]
+        index = self._index(key) if digests else {}
+        found = [i for i, digest in enumerate(digests) if bytes.fromhex(digest) in index]
         if not found:
-            return [], {}
+            return np.empty(0, dtype=np.int64), {}
+        chosen = [index[bytes.fromhex(digests[i])] for i in found]
         packs = self._packs[key]
-        chosen = [places[bytes.fromhex(digests[i])] for i in found]
-        names = set.intersection(*(set(packs[p].dtype.names or ()) for p, _ in set(chosen)))
+        names = set.intersection(*({*(packs[p].dtype.names or ())} for p in {p for p, _ in chosen}))
         rows = {
-            name: np.stack([packs[pack][name][row] for pack, row in chosen])
+            name: np.concatenate([packs[pack][name][part] for pack, part in chosen])
             for name in sorted(names - {_DIGEST})
         }
-        return found, {name: array.astype(np.float64) for name, array in rows.items()}
+        counts = [part.stop - part.start for _, part in chosen]
+        return np.repeat(found, counts), {n: array.astype(np.float64) for n, array in rows.items()}
 
     def write(self, key: str, digests: Sequence[str], rows: Rows) -> None:
         """Keep the rows of some files, as float32 where that loses nothing.
 
         Args:
             key: Of :func:`cache_key`.
-            digests: SHA-256 of each file, each once.
-            rows: Their rows.
+            digests: SHA-256 of each row's file; all rows of a file stand together, once.
+            rows: The rows.
         """
         if not digests or not rows:
             return
@@ -160,8 +160,8 @@ class FeatureCache:
         )
         self._put(key, f"statistics-{_set_digest(files)}", ".npz", stream.getvalue())
 
-    def _index(self, key: str) -> dict[bytes, tuple[int, int]]:
-        """Map the hash of each file to its pack and row; packs are read once a run."""
+    def _index(self, key: str) -> dict[bytes, tuple[int, slice]]:
+        """Map the hash of each file to its pack and rows; packs are read once a run."""
         if key not in self._places:
             self._packs[key], self._places[key] = [], {}
             for path in sorted((self.folder / key).glob("features-*.npy")):
@@ -176,8 +176,10 @@ class FeatureCache:
             return
         number = len(self._packs[key])
         self._packs[key].append(pack)
-        for row, digest in enumerate(np.asarray(pack[_DIGEST])):
-            self._places[key][digest.tobytes()] = number, row
+        digests = np.asarray(pack[_DIGEST])
+        starts = np.flatnonzero(np.append(True, digests[1:] != digests[:-1]))
+        for start, stop in zip(starts, [*starts[1:], len(digests)], strict=True):
+            self._places[key][digests[start].tobytes()] = number, slice(start, stop)
 
     def _put(self, key: str, stem: str, suffix: str, content: bytes) -> Path | None:
         if not self._is_writable or len(content) > self.budget_bytes:

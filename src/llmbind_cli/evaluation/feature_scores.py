@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from llmbind_cli.evaluation.scores import FamilyScores, Score, interval_of
 from llmbind_cli.evaluation.statistics_file import StatisticsFile
 from llmbind_cli.metrics import frechet_extrapolation as extrapolation
 from llmbind_cli.metrics import kernel_distance as kernel
-from llmbind_cli.metrics.extractors.extractor import Extractor
 from llmbind_cli.metrics.feature_statistics import FeatureStatistics, write_statistics
 from llmbind_cli.metrics.frechet import frechet_distance, frechet_distance_from_features
 from llmbind_cli.metrics.precision_recall import precision_recall
@@ -32,7 +31,7 @@ UNBIASED_FROM = 2048
 _NEIGHBOURS = 3
 _BLOCK = 1024
 _HELD = 16384
-"""Files whose features are held in memory; more are taken in as they come, where that does."""
+"""Samples whose features are held in memory; more are taken in as they come, where that does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,11 @@ class FeatureMetricNames:
     kernel: str | None = None
     precision: str | None = None
     recall: str | None = None
+
+    @property
+    def infinite(self) -> str:
+        """Name of the extrapolated Fréchet distance."""
+        return f"{self.frechet}{EXTRAPOLATED}"
 
 
 @dataclass(kw_only=True)
@@ -94,29 +98,24 @@ def score_features(
         OutputError: The statistics cannot be written.
     """
     asked = set(metrics)
-    infinite = f"{names.frechet}{EXTRAPOLATED}"
     whole = asked & {names.kernel, names.precision, names.recall}
-    _require_enough(predictions, references, asked, names, infinite)
     if isinstance(references, StatisticsFile):
         if whole or save_statistics is not None:
             what = ", ".join(sorted(map(str, whole))) or "--save-stats"
             raise UsageError(f"{what}: needs the references themselves, not their statistics")
-        references.require_extractor(source.extractor)
-    faults = FaultList(place=f"{predictions.path} and {references.path}")
-    made = _side(predictions, source, faults, whole=bool(whole) or infinite in asked)
-    true = _true_side(references, source, faults, made, whole=bool(whole))
-    faults.raise_if_any()
+        references.require_features(source.extractor.weights, source.preprocessing)
+    made, true = _sides(predictions, references, asked, names, source)
     if not processes.is_first():
-        return FamilyScores(scores={}, items=[], preprocessing=source.extractor.preprocessing)
+        return FamilyScores(scores={}, items=[], preprocessing=source.preprocessing)
     if save_statistics is not None:
         statistics = true.statistics or _reduced(true.features)
-        _write(save_statistics, statistics, source.extractor)
+        _write(save_statistics, statistics, source)
     scores: dict[str, Score] = {}
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = {**source.parameters}
     if names.frechet in asked:
         scores[names.frechet] = _frechet(made, true)
-    if infinite in asked:
-        scores[infinite] = _extrapolated(made, true, seed)
+    if names.infinite in asked:
+        scores[names.infinite] = _extrapolated(made, true, seed)
         parameters |= _extrapolation_settings(made)
     rows: dict[str, list[bool]] = {}
     if whole and made.features is not None and true.features is not None:
@@ -128,6 +127,9 @@ def score_features(
     for name, inside in rows.items():
         value = sum(inside) / len(inside)
         scores[name] = Score(value=value, n=len(inside), interval=interval_of(inside, seed=seed))
+    if source.parts is not None:
+        told = _told(predictions, made, source.parts, references, true)
+        scores = {name: replace(one, notes=(told, *one.notes)) for name, one in scores.items()}
     ids = {names.precision: list(predictions.files)}
     if isinstance(references, MediaSet):
         ids[names.recall] = list(references.files)
@@ -138,7 +140,7 @@ def score_features(
             for name, values in sorted(rows.items())
             for item, value in zip(ids[name], values, strict=True)
         ],
-        preprocessing=source.extractor.preprocessing,
+        preprocessing=source.preprocessing,
         parameters=parameters | {"device": source.device},
         backbone=source.extractor.weights.card(),
     )
@@ -148,63 +150,97 @@ def save_reference_statistics(media: MediaSet, source: FeatureSource, path: Path
     """Write the statistics of a set, as pytorch-fid reads them and ``--ref`` takes them.
 
     Args:
-        media: At least two files.
+        media: The files, of at least two samples.
         source: The extractor.
         path: ``.npz``.
 
     Raises:
-        InputDataError: A file cannot be read, or there is but one.
+        InputDataError: A file cannot be read, or there is but one sample.
         OutputError: The statistics cannot be written.
     """
-    if len(media.files) < 2:
-        raise InputDataError(f"{media.path}: statistics need at least 2 files")
     faults = FaultList(place=media.path)
     statistics = source.statistics(media, faults)
     faults.raise_if_any()
+    if statistics.n < 2:
+        raise InputDataError(
+            f"{media.path}: statistics need at least 2 {source.parts or 'files'}, "
+            f"got {statistics.n}"
+        )
     if processes.is_first():
-        _write(path, statistics, source.extractor)
+        _write(path, statistics, source)
 
 
-def _write(path: Path, statistics: FeatureStatistics, extractor: Extractor) -> None:
+def _write(path: Path, statistics: FeatureStatistics, source: FeatureSource) -> None:
+    weights = source.extractor.weights
     facts = {
-        "name": extractor.weights.name,
-        "sha256": extractor.weights.sha256,
-        "preprocessing": extractor.preprocessing,
+        "name": weights.name,
+        "sha256": weights.sha256,
+        "preprocessing": source.preprocessing,
     }
     write_statistics(path, statistics, extractor=facts)
 
 
-def _require_enough(
+def _sides(
     predictions: MediaSet,
     references: MediaSet | StatisticsFile,
     asked: set[str],
     names: FeatureMetricNames,
-    infinite: str,
+    source: FeatureSource,
+) -> tuple[_Side, _Side]:
+    """Describe both sets, which must not be too small."""
+    if source.parts is None:
+        m = len(references.files) if isinstance(references, MediaSet) else references.n
+        _require_enough(len(predictions.files), m, asked, names, "files")
+    whole = bool(asked & {names.kernel, names.precision, names.recall})
+    faults = FaultList(place=f"{predictions.path} and {references.path}")
+    made = _side(predictions, source, faults, whole=whole or names.infinite in asked)
+    true = _true_side(references, source, faults, made, whole=whole)
+    faults.raise_if_any()
+    if source.parts is not None:
+        _require_enough(made.n or 0, true.n, asked, names, source.parts)
+    return made, true
+
+
+def _require_enough(
+    n: int, m: int | None, asked: set[str], names: FeatureMetricNames, what: str
 ) -> None:
-    n = len(predictions.files)
-    m = len(references.files) if isinstance(references, MediaSet) else references.n
     least = _NEIGHBOURS + 1 if asked & {names.precision, names.recall} else 2
     if n < least or (m is not None and m < least):
         raise InputDataError(
-            f"{', '.join(sorted(asked))}: at least {least} files a side are needed, got {n} "
+            f"{', '.join(sorted(asked))}: at least {least} {what} a side are needed, got {n} "
             f"predictions and {m} references"
         )
-    if infinite in asked and n < extrapolation.LEAST_SAMPLES:
+    if names.infinite in asked and n < extrapolation.LEAST_SAMPLES:
         raise InputDataError(
-            f"{infinite}: at least {extrapolation.LEAST_SAMPLES} predictions are needed, got {n}"
+            f"{names.infinite}: at least {extrapolation.LEAST_SAMPLES} predictions are needed, "
+            f"got {n}"
         )
+
+
+def _told(
+    predictions: MediaSet,
+    made: _Side,
+    parts: str,
+    references: MediaSet | StatisticsFile,
+    true: _Side,
+) -> str:
+    """Tell how many parts of how many files were compared."""
+    others = "" if true.n is None else f" beside {true.n}"
+    if others and isinstance(references, MediaSet):
+        others += f" of {len(references.files)}"
+    return f"{made.n} {parts} of {len(predictions.files)} files{others}"
 
 
 def _side(media: MediaSet, source: FeatureSource, faults: FaultList, *, whole: bool) -> _Side:
     """Describe a set: by its features where they are needed or few, else by their statistics."""
-    n = len(media.files)
     if not whole:
         kept = source.kept_statistics(media)
-        if kept is None and n > _HELD:
+        if kept is None and len(media.files) * source.samples_per_file > _HELD:
             kept = source.statistics(media, faults)
         if kept is not None:
             return _of_statistics(kept)
     features = source.extract(media, faults).features
+    n = len(features)
     if faults.faults or n <= features.shape[1]:
         return _Side(n=n, features=features)
     statistics = _reduced(features)

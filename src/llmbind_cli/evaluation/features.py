@@ -1,5 +1,7 @@
 """A set of files → its features or their statistics, by way of the cache and of all processes.
 
+A picture is one sample, as a rule; a clip or a sound may be many, its frames or patches.
+
 What is in the cache is not decoded. The rest is decoded by threads while the network runs, batch by
 batch, and each process takes its share. A figure depends neither on the batches nor on the number
 of threads or processes, but for the last digits of float32, in which networks differ by batch size.
@@ -8,11 +10,12 @@ of threads or processes, but for the last digits of float32, in which networks d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +40,7 @@ class ExtractionSettings:
     """How features are extracted; no figure depends on it.
 
     Attributes:
-        batch_size: Files that go through the network at once, ≥ 1.
+        batch_size: Samples that go through the network at once, ≥ 1.
         workers: Threads that decode files, ≥ 1.
         cache: Where features are kept; ``None``: nowhere.
     """
@@ -53,32 +56,45 @@ class FeatureSource:
 
     Attributes:
         extractor: The network.
-        read: File → what the extractor takes; raises `InputDataError`.
+        read: File → its samples, each as the extractor takes it; raises `InputDataError`.
+        preprocessing: The way from a file to its features, in words.
         device: ``cpu`` or ``cuda``.
         settings: Of the extraction.
+        parts: What the samples of a file are called, such as ``frames``; ``None``: it is one.
+        samples_per_file: How many a file is, about.
+        parameters: Of the reading, for the protocol card.
     """
 
     extractor: Extractor
-    read: Callable[[Path], Any]
+    read: Callable[[Path], Sequence[Any]]
+    preprocessing: str
     device: str
     settings: ExtractionSettings
+    parts: str | None = None
+    samples_per_file: int = 1
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def extract(self, media: MediaSet, faults: FaultList) -> Extracted:
-        """Give the features of a set, in the order of its ids, in every process.
+        """Give the features of a set, a row for each sample in the order of the ids, everywhere.
 
         Args:
             media: The files.
             faults: Takes up what cannot be read. After a fault there will be no score, and what is
                 left to do is to find the others: the rows are then of no use.
         """
-        items = list(media.files)
-        own = processes.share(items)
-        parts = list(self._blocks(media, own, faults))
+        blocks = list(self._blocks(media, processes.share(list(media.files)), faults))
         faults.exchange()
         if faults.faults:
             return Extracted(features=np.empty((0, 0)))
-        rows = {name: np.concatenate([part[name] for part in parts]) for name in _common(parts)}
-        return _together(processes.exchange(rows), len(items))
+        shares = processes.exchange(_joined(blocks) if blocks else None)
+        # Item k of all is item k // P of process k % P.
+        placed = [
+            _Samples(share.places * len(shares) + rank, share.rows)
+            for rank, share in enumerate(shares)
+            if share is not None
+        ]
+        rows = _joined(placed).rows
+        return Extracted(features=rows["features"], logits=rows.get("logits"))
 
     def kept_statistics(self, media: MediaSet) -> FeatureStatistics | None:
         """Give mean and covariance of a set where every process finds them in the cache."""
@@ -101,7 +117,7 @@ class FeatureSource:
         if (kept := self.kept_statistics(media)) is not None:
             return kept
         own: FeatureStatistics | None = None
-        for rows in self._blocks(media, processes.share(list(media.files)), faults):
+        for _, rows in self._blocks(media, processes.share(list(media.files)), faults):
             own = own or FeatureStatistics(width=rows["features"].shape[1])
             own.update(rows["features"])
         faults.exchange()
@@ -117,49 +133,60 @@ class FeatureSource:
     def _key(self) -> str:
         return cache_key(
             weights_sha256=self.extractor.weights.sha256,
-            preprocessing=self.extractor.preprocessing,
+            preprocessing=self.preprocessing,
             device=self.device,
         )
 
-    def _blocks(self, media: MediaSet, items: Sequence[str], faults: FaultList) -> Iterator[Rows]:
-        """Yield the rows of some ids block by block, in their order; nothing after a fault."""
+    def _blocks(
+        self, media: MediaSet, items: Sequence[str], faults: FaultList
+    ) -> Iterator[_Samples]:
+        """Yield the samples of some ids block by block, in their order; nothing after a fault."""
         key, cache = self._key(), self.settings.cache
         with console.progress(total=len(items), desc=media.path, unit="file") as bar:
             for start in range(0, len(items), _BLOCK):
                 block = items[start : start + _BLOCK]
                 digests = [media.digests[item] for item in block]
-                found, known = cache.read(key, digests) if cache else ([], {})
-                bar.update(len(found))
-                missing = sorted(set(range(len(block))) - set(found))
+                known = _Samples(*cache.read(key, digests)) if cache else _NONE
+                missing = sorted(set(range(len(block))) - set(known.places.tolist()))
+                bar.update(len(block) - len(missing))
                 # Files of the same content have the same features.
                 first_of = {digests[place]: place for place in reversed(missing)}
-                new = [place for place in missing if first_of[digests[place]] == place]
+                new = np.array([place for place in missing if first_of[digests[place]] == place])
                 fresh = self._extract([media.files[block[place]] for place in new], faults, bar)
                 if faults.faults:
                     continue
-                if cache:
-                    cache.write(key, [digests[place] for place in new], fresh)
-                row_of = {digests[place]: row for row, place in enumerate(new)}
-                again = [row_of[digests[place]] for place in missing]
-                filled = [(found, known), (missing, {n: a[again] for n, a in fresh.items()})]
-                yield _assembled(len(block), filled)
+                if len(new):
+                    fresh = _Samples(new[fresh.places], fresh.rows)
+                    if cache:
+                        cache.write(key, [digests[place] for place in fresh.places], fresh.rows)
+                copies = [
+                    fresh.of(first_of[digests[place]], place)
+                    for place in missing
+                    if first_of[digests[place]] != place
+                ]
+                at, rows = _joined([known, fresh, *copies])
+                yield _Samples(at + start, rows)
 
-    def _extract(self, paths: list[Path], faults: FaultList, bar: Any) -> Rows:
-        parts: list[Rows] = []
-        for batch in self._decoded(paths, faults):
+    def _extract(self, paths: list[Path], faults: FaultList, bar: Any) -> _Samples:
+        """Put files through the network; the places are those in ``paths``."""
+        parts: list[_Samples] = []
+        first = 0
+        for files in self._decoded(paths, faults):
             if not faults.faults:
-                features, logits = self.extractor.extract(batch)
-                parts.append(
-                    {"features": features} | ({} if logits is None else {"logits": logits})
-                )
-            bar.update(len(batch))
-        if faults.faults or not parts:
-            return {}
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                samples = list(chain.from_iterable(files))
+                places = np.repeat(np.arange(first, first + len(files)), [len(f) for f in files])
+                for start in range(0, len(samples), self.settings.batch_size):
+                    part = slice(start, start + self.settings.batch_size)
+                    features, logits = self.extractor.extract(samples[part])
+                    rows = {"features": features} | ({} if logits is None else {"logits": logits})
+                    parts.append(_Samples(places[part], rows))
+            first += len(files)
+            bar.update(len(files))
+        return _joined(parts) if parts and not faults.faults else _NONE
 
-    def _decoded(self, paths: list[Path], faults: FaultList) -> Iterator[list[Any]]:
-        """Yield batches of decoded files; the next batch is decoded meanwhile."""
-        size = self.settings.batch_size
+    def _decoded(self, paths: list[Path], faults: FaultList) -> Iterator[list[Sequence[Any]]]:
+        """Yield the samples of some files at a time; those of the next are decoded meanwhile."""
+        size = max(1, self.settings.batch_size // self.samples_per_file)
         with ThreadPoolExecutor(max_workers=self.settings.workers) as pool:
             ahead: deque[list[Future[Any]]] = deque()
             for start in range(0, len(paths), size):
@@ -170,7 +197,41 @@ class FeatureSource:
                 yield _results(ahead.popleft(), faults)
 
 
-def _results(futures: list[Future[Any]], faults: FaultList) -> list[Any]:
+class _Samples(NamedTuple):
+    """Samples of files.
+
+    Attributes:
+        places: The file's place of each sample, [S].
+        rows: Name → [S, width].
+    """
+
+    places: Array
+    rows: Rows
+
+    def of(self, place: int, copy: int) -> _Samples:
+        """Give the samples of one file as those of another of the same content."""
+        chosen = np.flatnonzero(self.places == place)
+        rows = {name: array[chosen] for name, array in self.rows.items()}
+        return _Samples(np.full(len(chosen), copy), rows)
+
+
+_NONE = _Samples(np.empty(0, dtype=np.int64), {})
+
+
+def _joined(parts: Sequence[_Samples]) -> _Samples:
+    """Put samples together in the order of their files; a file's own keep their order.
+
+    An array that some lack, such as logits in a cache of before, is left out.
+    """
+    filled = [part for part in parts if len(part.places)]
+    places = np.concatenate([part.places for part in filled])
+    order = np.argsort(places, kind="stable")
+    names = sorted(set.intersection(*(set(part.rows) for part in filled)))
+    rows = {name: np.concatenate([part.rows[name] for part in filled])[order] for name in names}
+    return _Samples(places[order], rows)
+
+
+def _results(futures: list[Future[Any]], faults: FaultList) -> list[Sequence[Any]]:
     decoded = []
     for future in futures:
         try:
@@ -178,31 +239,3 @@ def _results(futures: list[Future[Any]], faults: FaultList) -> list[Any]:
         except InputDataError as error:
             faults.add(error)
     return decoded
-
-
-def _common(parts: Sequence[Rows]) -> list[str]:
-    """The arrays that all parts have; a cache of before may lack logits."""
-    return sorted(set.intersection(*(set(part) for part in parts))) if parts else []
-
-
-def _assembled(n: int, sides: Sequence[tuple[list[int], Rows]]) -> Rows:
-    """Lay rows at their places: [n, width] for each array that all sides have."""
-    filled = [(places, rows) for places, rows in sides if places]
-    block: Rows = {}
-    for name in _common([rows for _, rows in filled]):
-        block[name] = np.empty((n, filled[0][1][name].shape[1]))
-        for places, rows in filled:
-            block[name][places] = rows[name]
-    return block
-
-
-def _together(parts: Sequence[Rows], n: int) -> Extracted:
-    """Put the shares of all processes into the order of all items."""
-    filled = [rows for rows in parts if rows]
-    whole = {}
-    for name in _common(filled):
-        whole[name] = np.empty((n, filled[0][name].shape[1]))
-        for rank, rows in enumerate(parts):
-            if rows:
-                whole[name][rank :: len(parts)] = rows[name]
-    return Extracted(features=whole["features"], logits=whole.get("logits"))

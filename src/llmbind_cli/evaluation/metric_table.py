@@ -15,7 +15,6 @@ Family = Literal[
     "pairs",
     "features",
     "logits",
-    "frames",
     "words",
     "directions",
     "perceptual",
@@ -37,9 +36,11 @@ _EXTRAPOLABLE = (
     "FID",
     "FD-DINOv2",
     "FD-CLIP",
+    "FID-frames",
     "FD-pann-16k",
     "FD-pann-32k",
     "FD-clap",
+    "FAD-vggish",
 )
 PRECISION_BOUNDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -184,7 +185,7 @@ _ALL = (
     ),
     Metric(
         name="FID-frames",
-        family="frames",
+        family="features",
         higher_is_better=False,
         extractor="inception-v3",
         medium="video",
@@ -225,7 +226,7 @@ _ALL = (
     ),
     Metric(
         name="FAD-vggish",
-        family="frames",
+        family="features",
         higher_is_better=False,
         extractor="vggish",
         medium="sound",

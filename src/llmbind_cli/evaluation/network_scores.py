@@ -7,14 +7,14 @@ once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from PIL import Image
 
 from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError, UsageError
@@ -24,7 +24,7 @@ from llmbind_cli.evaluation.feature_scores import FeatureMetricNames, score_feat
 from llmbind_cli.evaluation.features import ExtractionSettings, FeatureSource
 from llmbind_cli.evaluation.media_decode import MediaDecoder
 from llmbind_cli.evaluation.media_set import MediaSet, pair_up
-from llmbind_cli.evaluation.metric_table import Metric
+from llmbind_cli.evaluation.metric_table import Medium, Metric
 from llmbind_cli.evaluation.prompts import Prompts
 from llmbind_cli.evaluation.scores import FamilyScores, Score
 from llmbind_cli.evaluation.statistics_file import StatisticsFile
@@ -33,14 +33,19 @@ from llmbind_cli.metrics.extractors.clip import ClipExtractor
 from llmbind_cli.metrics.extractors.extractor import Extractor
 from llmbind_cli.metrics.extractors.published import locate
 from llmbind_cli.metrics.extractors.registry import load_extractor
-from llmbind_cli.metrics.frechet import frechet_distance_from_features
+from llmbind_cli.metrics.extractors.vggish import VggishExtractor
 from llmbind_cli.metrics.inception_score import inception_score
 from llmbind_cli.nn.device import choose_device
 
 SHUFFLE_SEED = 2020
 """Of the order in which samples go to the splits of an inception score (torch-fidelity)."""
 
-_FRECHET = {"cnn14-16k": "FD-pann-16k", "cnn14-32k": "FD-pann-32k", "clap-htsat": "FD-clap"}
+_FRECHET = {
+    "cnn14-16k": "FD-pann-16k",
+    "cnn14-32k": "FD-pann-32k",
+    "clap-htsat": "FD-clap",
+    "vggish": "FAD-vggish",
+}
 _PICTURES = {
     "effnet-lite0": FeatureMetricNames(
         frechet="FD-effnet-lite0",
@@ -52,10 +57,15 @@ _PICTURES = {
     "dinov2-vit-l14": FeatureMetricNames(frechet="FD-DINOv2"),
     "clip-vit-l14": FeatureMetricNames(frechet="FD-CLIP"),
 }
-FEATURE_METRICS = _PICTURES | {
-    name: FeatureMetricNames(frechet=frechet) for name, frechet in _FRECHET.items()
+FEATURE_METRICS: dict[Medium, dict[str, FeatureMetricNames]] = {
+    "picture": _PICTURES,
+    "video": {"inception-v3": FeatureMetricNames(frechet="FID-frames")},
+    "sound": {name: FeatureMetricNames(frechet=frechet) for name, frechet in _FRECHET.items()},
 }
-"""Name of the weights → names of the scores by its features."""
+"""Kind of file → name of the weights → names of the scores by its features."""
+
+_PATCHES_OF_A_SOUND = 10
+"""Patches of VGGish in ten seconds, which most sounds of its benchmarks last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +138,13 @@ def score_by_network(
                     predictions,
                     references,
                     metrics=[metric.name for metric in metrics],
-                    names=FEATURE_METRICS[str(metrics[0].extractor)],
+                    names=FEATURE_METRICS[medium][str(metrics[0].extractor)],
                     source=source,
                     seed=seed,
                     save_statistics=save_statistics,
                 )
             elif family == "logits":
                 scores = _inception_score(metrics[0].name, predictions, source, settings)
-            elif family == "frames":
-                scores = _frames(metrics[0], predictions, references, source, decoder)
             else:
                 scores = _judged(
                     predictions, references, prompts, judge=extractor, decoder=decoder, seed=seed
@@ -179,20 +187,46 @@ def with_note(scores: FamilyScores, note: str | None) -> FamilyScores:
 def _source(
     extractor: Extractor,
     decoder: MediaDecoder | None,
-    medium: str,
+    medium: Medium,
     settings: NetworkSettings,
     device: torch.device,
 ) -> FeatureSource:
-    decode: Callable[[Path], Any] = read_picture
-    if decoder is not None:
-        decode = decoder.read_clip if medium == "video" else decoder.read_sound
+    """Say how files of a kind become samples: a picture or sound is one, unless it has parts."""
 
-    def read(path: Path) -> Any:
-        return extractor.prepare(decode(path))
+    def read(path: Path) -> Sequence[Any]:
+        if decoder is None:
+            return [extractor.prepare(read_picture(path))]
+        if medium == "video":
+            frames = decoder.read_clip(path).frames
+            return [extractor.prepare(Image.fromarray(frame)) for frame in frames]
+        sound = decoder.read_sound(path)
+        if not isinstance(extractor, VggishExtractor):
+            return [extractor.prepare(sound)]
+        try:
+            return list(extractor.prepare(sound))
+        except InputDataError as error:
+            raise InputDataError(f"{path}: {error}") from error
 
-    return FeatureSource(
-        extractor=extractor, read=read, device=device.type, settings=settings.extraction
+    source = FeatureSource(
+        extractor=extractor,
+        read=read,
+        preprocessing=extractor.preprocessing,
+        device=device.type,
+        settings=settings.extraction,
     )
+    if decoder is not None and medium == "video":
+        frames = decoder.limits.frames
+        return dataclasses.replace(
+            source,
+            preprocessing=f"frames in the middles of {frames} equal parts of a clip, all of a "
+            f"shorter one; each: {extractor.preprocessing}",
+            parts="frames",
+            samples_per_file=frames,
+            parameters={"frames": frames},
+        )
+    if isinstance(extractor, VggishExtractor):
+        return dataclasses.replace(source, parts="patches", samples_per_file=_PATCHES_OF_A_SOUND)
+    return source
 
 
 def _inception_score(
@@ -229,83 +263,6 @@ def _inception_score(
         },
         backbone=extractor.weights.card(),
     )
-
-
-def _frames(
-    metric: Metric,
-    predictions: MediaSet,
-    references: MediaSet | StatisticsFile | None,
-    source: FeatureSource,
-    decoder: MediaDecoder | None,
-) -> FamilyScores:
-    """A Fréchet distance of the frames of clips, or the patches of sounds, each a sample."""
-    parts, media_words = ("frames", "clips") if metric.medium == "video" else ("patches", "sounds")
-    if not isinstance(references, MediaSet) or decoder is None:
-        raise UsageError(f"--ref: {metric.name} needs a folder or manifest of {media_words}")
-    faults = FaultList(place=f"{predictions.path} and {references.path}")
-    made, true = (
-        _frame_features(media, metric, source.extractor, decoder, faults)
-        for media in (predictions, references)
-    )
-    faults.exchange()
-    faults.raise_if_any()
-    sides = [np.concatenate(processes.gather(side)) for side in (made, true)]
-    smaller = min(map(len, sides))
-    files = f"{len(predictions.files)} {media_words}"
-    note = f"{len(sides[0])} {parts} of {files} beside {len(sides[1])}"
-    preprocessing = source.extractor.preprocessing
-    parameters: dict[str, Any] = {"device": source.device}
-    if metric.medium == "video":
-        preprocessing = (
-            f"frames in the middles of {decoder.limits.frames} equal parts of a clip, all of a "
-            f"shorter one; each: {preprocessing}"
-        )
-        parameters = {"frames": decoder.limits.frames, **parameters}
-    return FamilyScores(
-        scores={
-            metric.name: Score(
-                value=frechet_distance_from_features(*sides), n=smaller, notes=(note,)
-            )
-        },
-        items=[],
-        preprocessing=preprocessing,
-        parameters=parameters,
-        backbone=source.extractor.weights.card(),
-    )
-
-
-def _frame_features(
-    media: MediaSet,
-    metric: Metric,
-    extractor: Extractor,
-    decoder: MediaDecoder,
-    faults: FaultList,
-) -> list[Any]:
-    """Features of the clips or sounds of this process, [F, D] each."""
-    from PIL import Image
-
-    found = []
-    for item in processes.share(list(media.files)):
-        path = media.files[item]
-        try:
-            if metric.medium == "sound":
-                prepared = _patches(extractor, decoder, path)
-            else:
-                clip = decoder.read_clip(path)
-                prepared = [extractor.prepare(Image.fromarray(frame)) for frame in clip.frames]
-        except InputDataError as error:
-            faults.add(error)
-            continue
-        found.append(extractor.extract(prepared).features)
-    return found
-
-
-def _patches(extractor: Extractor, decoder: MediaDecoder, path: Path) -> list[Any]:
-    sound = decoder.read_sound(path)
-    try:
-        return list(extractor.prepare(sound))
-    except InputDataError as error:
-        raise InputDataError(f"{path}: {error}") from error
 
 
 def _judged(

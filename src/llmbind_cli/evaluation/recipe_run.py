@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,7 +97,8 @@ def run_recipe(
     files = list(_absent_files(recipe, work))
     if places.dry_run:
         if processes.is_first():
-            _tell(recipe, commands, [*files, *_absent_weights(scorings, chosen, offline=True)])
+            absent = [*files, *_absent_weights(scorings, chosen, offline=True)]
+            _tell(recipe, commands, chosen.weights, absent)
         return None
     if files:
         raise _without(path, recipe, files)
@@ -211,14 +212,20 @@ def _without(path: Path, recipe: EvalRecipe, files: Sequence[str]) -> InputDataE
     return InputDataError(f"{path}: needs what is not there:{listed}{hint}")
 
 
-def _tell(recipe: EvalRecipe, commands: Sequence[Sequence[str]], absent: Sequence[str]) -> None:
-    """Print what a run would do, and what it lacks."""
+def _tell(
+    recipe: EvalRecipe,
+    commands: Sequence[Sequence[str]],
+    weights: Mapping[str, str],
+    absent: Sequence[str],
+) -> None:
+    """Print what a run would do, by which weights that were named, and what it lacks."""
     steps = [f"llmbind {shlex.join(arguments)}" for arguments in commands]
     if console.json:
         told = {
             "benchmark": recipe.benchmark and recipe.benchmark.model_dump(),
             "make": steps,
             "score": [score.model_dump(mode="json") for score in recipe.score],
+            "weights": dict(weights),
             "missing": list(absent),
         }
         console.result(json.dumps(told))
@@ -243,5 +250,6 @@ def _tell(recipe: EvalRecipe, commands: Sequence[Sequence[str]], absent: Sequenc
             f"score {score.name}: {', '.join(score.metrics)} of {score.predictions}{beside}"
             f"{samples}{minus}"
         )
+    lines += [f"weights of {name}: {source}" for name, source in weights.items()]
     lines += [f"missing: {line}" for line in absent] or ["nothing is missing"]
     console.result("\n".join(lines))

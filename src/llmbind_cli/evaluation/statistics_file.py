@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmbind_cli.errors import InputDataError
-from llmbind_cli.metrics.extractors.extractor import Extractor
+from llmbind_cli.metrics.extractors.published import LocatedWeights
 from llmbind_cli.metrics.feature_statistics import StoredStatistics, read_statistics
 from llmbind_cli.weights.hashes import sha256_file
 
@@ -32,19 +32,19 @@ class StatisticsFile:
         """Number of samples, where the file tells it."""
         return self.stored.n
 
-    def require_extractor(self, extractor: Extractor) -> None:
+    def require_features(self, weights: LocatedWeights, preprocessing: str) -> None:
         """Refuse statistics that say that they are another network's or preprocessing's.
 
         Raises:
             InputDataError: They are; what differs is named. Files that do not say pass.
         """
-        wanted = {"sha256": extractor.weights.sha256, "preprocessing": extractor.preprocessing}
+        wanted = {"sha256": weights.sha256, "preprocessing": preprocessing}
         for name, expected in wanted.items():
             found = self.stored.extractor.get(name, expected)
             if found != expected:
                 raise InputDataError(
                     f"{self.path}: are statistics of other features: {name} is {found}, and "
-                    f"{extractor.weights.name} has {expected}"
+                    f"{weights.name} has {expected}"
                 )
 
     def require_width(self, width: int) -> None:

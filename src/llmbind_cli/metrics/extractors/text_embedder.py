@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmbind_cli.errors import IntegrityError
 from llmbind_cli.metrics.extractors.extractor import Array
 from llmbind_cli.metrics.extractors.published import LocatedWeights
 from llmbind_cli.metrics.extractors.transformer_folder import load_tokenizer
@@ -52,7 +53,7 @@ class TextEmbedder:
 
         Raises:
             ModelNotFoundError: There is no folder for the tokenizer.
-            IntegrityError: The folder has no tokenizer.
+            IntegrityError: The folder has no tokenizer, or that of another network.
             ValueError: A text has more tokens than the network reads; see :meth:`count_tokens`.
         """
         for text in texts:
@@ -72,15 +73,27 @@ class TextEmbedder:
 
         Raises:
             ModelNotFoundError: There is no folder for the tokenizer.
-            IntegrityError: The folder has no tokenizer.
+            IntegrityError: The folder has no tokenizer, or that of another network.
         """
         return len(self.tokenizer(text)["input_ids"])
 
     @property
     def tokenizer(self) -> Any:
-        """The folder's tokenizer, loaded at first use."""
+        """The folder's tokenizer, loaded at first use.
+
+        Raises:
+            ModelNotFoundError: There is no folder for the tokenizer.
+            IntegrityError: The folder has no tokenizer, or that of another network.
+        """
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.weights, self._tokenizer_folder)
+            tokenizer = load_tokenizer(self.weights, self._tokenizer_folder)
+            known = self.network.text_model.get_input_embeddings().num_embeddings
+            if len(tokenizer) > known:
+                raise IntegrityError(
+                    f"{self.weights.source}: its tokenizer has {len(tokenizer)} tokens, and the "
+                    f"network knows {known}"
+                )
+            self._tokenizer = tokenizer
         return self._tokenizer
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-STEPS, GUIDANCE = 12, 2.5
+STEPS, GUIDANCE = 12, 2.0
 
 
 def export(work: Path, out: Path, *, eight_bit: bool = True) -> None:
@@ -43,6 +43,10 @@ def export(work: Path, out: Path, *, eight_bit: bool = True) -> None:
     for path in out.rglob("*.safetensors"):
         tensors = {key: _stored(value, eight_bit) for key, value in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
+    for path in out.glob("*/config.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("_name_or_path", None)  # a folder of the machine that trained it
+        _write(path, content, indent=2)
     _write(out / "sampling.json", {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE})
     _write(out / "prompts.json", {"world": "scenes", "longest": CAPTION_TOKENS})
 
@@ -53,5 +57,5 @@ def _stored(weight: torch.Tensor, eight_bit: bool) -> torch.Tensor:
     return weight.half()
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def _write(path: Path, content: dict[str, Any], *, indent: int = 1) -> None:
+    path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -13,19 +13,19 @@ from llmbind_cli.data.scenes.captions import caption
 from llmbind_cli.data.scenes.colours import HUED
 from llmbind_cli.data.scenes.compose import render
 from llmbind_cli.data.scenes.graph import Background, Scene
-from llmbind_cli.data.scenes.sampling import Kind, SceneSampler, may_be_turned
+from llmbind_cli.data.scenes.sampling import Kind, SceneSampler
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import World
 
 MIX: Mapping[Kind, float] = {
-    "single": 0.22,
+    "single": 0.3,
     "coloured": 0.2,
     "sized": 0.05,
     "counted": 0.08,
-    "pair": 0.31,
+    "pair": 0.25,
     "triple": 0.04,
     "placed": 0.04,
-    "background": 0.06,
+    "background": 0.04,
 }
 """Share of each kind of scene: more things together than by default."""
 
@@ -78,7 +78,12 @@ class SceneBatches:
 
     def pictures(self, number: int, size: int) -> NDArray[np.uint8]:
         """Return the varied pictures of a batch, [size, S, S, 3]."""
-        return self._drawn(self._varied(self.scenes(number, size), number))
+        rng = Random(f"variety/{self._seed}/{number}")
+        pictures = []
+        for scene in self.scenes(number, size):
+            picture, masks = render(vary(scene, rng), self._sprites, self._size_px)
+            pictures.append(lit(picture, masks.any(0), rng))
+        return np.stack(pictures)
 
     def plans(self, number: int, size: int) -> tuple[NDArray[np.uint8], list[str]]:
         """Return the pictures as the captions tell them, and the captions."""
@@ -97,28 +102,40 @@ class SceneBatches:
         rng = Random(f"captions/{self._seed}/{number}")
         return [caption(scene, rng, exact=True) for scene in scenes]
 
-    def _varied(self, scenes: list[Scene], number: int) -> list[Scene]:
-        rng = Random(f"variety/{self._seed}/{number}")
-        return [vary(scene, rng) for scene in scenes]
-
 
 def vary(scene: Scene, rng: Random) -> Scene:
-    """Change what no caption tells: things may be mirrored, and tones of the background differ.
+    """Change what no caption tells: the tones of the background differ.
 
     Where nothing is told of the background it may have a pale tone that none of the things has.
     """
-    things = tuple(
-        replace(placed, flip=may_be_turned(placed.thing) and rng.random() < _TURNED)
-        for placed in scene.things
-    )
     background, shade = scene.background, rng.random()
     if background.kind == "white" and rng.random() < _TINTED:
-        taken = {placed.colour or name for placed in things for name in placed.thing.colours}
+        taken = {placed.colour or name for placed in scene.things for name in placed.thing.colours}
         if free := [hue for hue in HUED if hue not in taken]:
             background, shade = Background("plain", rng.choice(free)), _PALE * shade
-    return Scene(things, background, shade)
+    return Scene(scene.things, background, shade)
 
 
-_TURNED, _TINTED = 0.4, 0.5
+def lit(picture: NDArray[np.uint8], things: NDArray[np.bool_], rng: Random) -> NDArray[np.uint8]:
+    """Put the things of a picture in another light: brighter or darker, warmer or cooler.
+
+    Args:
+        picture: [S, S, 3] sRGB.
+        things: [S, S], where a thing is seen.
+        rng: Chance.
+
+    Returns:
+        [S, S, 3] sRGB; what lies behind the things is as it was.
+    """
+    warmth = rng.uniform(-_WARMTH, _WARMTH)
+    light = rng.uniform(*_LIGHT) * np.array([1 + warmth, 1, 1 - warmth], np.float32)
+    shone = np.clip(np.rint(picture * light), 0, 255).astype(np.uint8)
+    return np.where(things[..., None], shone, picture)
+
+
+_TINTED = 0.6
 _PALE = 0.2
 """Largest shade of a tone that nobody asked for."""
+
+_LIGHT, _WARMTH = (0.78, 1.15), 0.1
+"""What a thing's colours are multiplied by, and by how much more in red than in green."""

@@ -61,6 +61,17 @@ def test_every_expression_is_asked_once_and_has_its_mask():
     assert len({sample.id for sample in samples}) == len(samples)
 
 
+@pytest.mark.parametrize("naming", ["phrase", "class", "plural", "sentence"])
+def test_tied_replies_say_what_they_mark_right_before_the_token(naming):
+    asking = Asking(source="s", task="refer", expressions=1, plain=0.0, tied=True)
+    found = 0
+    for number in range(20):
+        for sample in asking.samples(picture(f"p{number}", naming=naming)):
+            (phrase,) = (segment.phrase for segment in sample.segments)
+            found += f"{phrase} {SEGMENT}" in sample.turns[1].text.lower()
+    assert found == (0 if naming == "sentence" else 160)
+
+
 def test_masks_stand_in_the_order_of_their_tokens():
     asking = Asking(source="s", task="refer", expressions=8, plain=0.4)
     found = 0

@@ -16,7 +16,7 @@ from tiny_vision import light_sight, save_efficientnet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from embedded_sight import grounding, held_out, speaking
+from embedded_sight import grounding, held_out, photo_fitting, speaking
 from embedded_sight.joint import TaughtObjective, take_first_stage
 from resumable.optimizers import Optimizers
 
@@ -195,12 +195,44 @@ def test_a_fitted_projection_replaces_a_bundle_s_own(tmp_path):
         "projector.weight": torch.ones(2),
     }
     save_file(own, tmp_path / HEADS_NAME)
-    speaking.replace_projection(tmp_path, projection)
+    tensors = projection.state_dict()
+    speaking.replace_heads(tmp_path, {f"prompt_projection.{n}": t for n, t in tensors.items()})
     written = load_file(tmp_path / HEADS_NAME)
     assert written.keys() == own.keys()
     assert torch.equal(written["prompt_projection.weight"], projection.weight.bfloat16())
     assert torch.equal(written["prompt_projection.bias"], projection.bias.bfloat16())
     assert torch.equal(written["projector.weight"], own["projector.weight"])
+
+
+def test_decoder_and_projection_learn_masks_of_states(model):
+    """Eight photos of noise; one state asks for all of each, the other for nothing."""
+    own = {name: value.detach().clone() for name, value in model.sight.heads().items()}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        noise = torch.rand(8, 3, SIDE, SIDE)
+        maps = tuple(one.float() for one in model.sight.grounding(noise))
+    all_and_nothing = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
+    all_and_nothing[0] = 1
+    asked = torch.randn(2, model.sight.projector.linear_2.out_features)
+    read = photo_fitting.ReadPhotos(
+        maps=maps,
+        states=asked.repeat(8, 1),
+        labels=all_and_nothing.repeat(8, 1, 1),
+        image_of=torch.arange(8).repeat_interleave(2),
+    )
+
+    def right() -> float:
+        with torch.no_grad():
+            logits = model.sight.mask_logits(maps, read.states, read.image_of)
+        wanted = torch.nn.functional.interpolate(read.labels[:, None].float(), logits.shape[-2:])
+        return float(((logits > 0) == (wanted[:, 0] > 0)).float().mean())
+
+    before = right()
+    photo_fitting.fit_photos(model.sight, read, steps=60)
+    assert right() > max(0.95, before)
+    changed = {n.partition(".")[0] for n, v in model.sight.heads().items() if (v != own[n]).any()}
+    assert changed == {"mask_decoder", "prompt_projection"}
+    model.sight.load_heads(own)
 
 
 def test_states_tell_the_prompts_that_they_hold():

@@ -4,6 +4,7 @@ python tools/embedded_sight ground SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight speak SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight held-out SPRITES.npz OUT [--photos FOLDER]
 python tools/embedded_sight photos COCO128 OUT [--deeplab FILE.tflite]
+python tools/embedded_sight fit-photos COCO128 OUT
 python tools/embedded_sight join WORK OUTPUT --set 'data.0.sprites="SPRITES.npz"' [--resume]
 """
 
@@ -63,6 +64,12 @@ def main() -> None:
     stage.add_argument("out", type=Path)
     stage.add_argument("--deeplab", type=Path, help="needs: pip install ai-edge-litert")
     stage.set_defaults(run=photos)
+    stage = stages.add_parser("fit-photos", help=fit_photos.__doc__)
+    stage.add_argument("root", type=Path)
+    stage.add_argument("out", type=Path)
+    stage.add_argument("--steps", type=int, default=3000)
+    stage.add_argument("--wordings", type=int, default=2, help="replies to each expression")
+    stage.set_defaults(run=fit_photos)
     stage = stages.add_parser("join", help=join.__doc__)
     stage.add_argument("work", type=Path)
     stage.add_argument("output", type=Path)
@@ -107,7 +114,7 @@ def ground(arguments: argparse.Namespace) -> None:
 def speak(arguments: argparse.Namespace) -> None:
     """Fit the prompt projection to the states of the language model as it stands."""
     from embedded_sight.joint import can_see, take_first_stage
-    from embedded_sight.speaking import replace_projection, teach_speaking
+    from embedded_sight.speaking import replace_heads, teach_speaking
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
     from llmbind_cli.data.scenes.questions import SceneQuestions
 
@@ -124,7 +131,8 @@ def speak(arguments: argparse.Namespace) -> None:
     path = arguments.work / "projection.pt"
     fitted = teach_speaking(model, teacher, questions, count=arguments.count, path=path)
     if arguments.into is not None:
-        replace_projection(arguments.into, fitted)
+        tensors = fitted.state_dict()
+        replace_heads(arguments.into, {f"prompt_projection.{n}": t for n, t in tensors.items()})
 
 
 def held_out(arguments: argparse.Namespace) -> None:
@@ -171,6 +179,25 @@ def photos(arguments: argparse.Namespace) -> None:
     from embedded_sight.photos import write_photos
 
     write_photos(arguments.out, arguments.root, arguments.deeplab)
+
+
+def fit_photos(arguments: argparse.Namespace) -> None:
+    """Fit the embedded bundle's decoder and projection to the photos of COCO128 to train on."""
+    import shutil
+
+    from embedded_sight.photo_fitting import fit_photos as fit
+    from embedded_sight.photo_fitting import read_photos
+    from embedded_sight.speaking import replace_heads
+
+    model, start = _model()
+    if start is None or model.sight is None:
+        raise SystemExit("the recipe must start from a bundle that sees")
+    read = read_photos(model, arguments.root, wordings_of_each=arguments.wordings)
+    fit(model.sight, read, steps=arguments.steps)
+    shutil.copytree(start.bundle, arguments.out)
+    fitted = ("mask_decoder.", "prompt_projection.")
+    heads = model.sight.heads().items()
+    replace_heads(arguments.out, {n: tensor for n, tensor in heads if n.startswith(fitted)})
 
 
 def join(arguments: argparse.Namespace) -> None:

@@ -51,7 +51,7 @@ def write_photos(out: Path, root: Path, deeplab: Path | None) -> None:
         root: COCO128, with ``annotations`` and ``train2017``.
         deeplab: DeepLabv3 as a TensorFlow Lite file; ``deeplab_labels.txt`` lies beside it.
     """
-    asked = {split: list(_asked(root, split)) for split in SPLITS}
+    asked = {split: list(asked_of(root, split)) for split in SPLITS}
     for split in SPLITS:
         _write(out / split / "requests.jsonl", (_request(one) for one in asked[split]))
         _write(
@@ -82,7 +82,8 @@ def write_photos(out: Path, root: Path, deeplab: Path | None) -> None:
         )
 
 
-def _asked(root: Path, split: Any) -> Iterator[Asked]:
+def asked_of(root: Path, split: Any) -> Iterator[Asked]:
+    """Yield each expression of each photo of a split, as it is asked in the evaluation."""
     for picture in read_coco128("coco128", root=root, split=split).pictures:
         number = 0
         for region in picture.regions:

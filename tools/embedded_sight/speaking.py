@@ -11,6 +11,7 @@ Notation: ``M`` masks, ``D`` width of the language model, ``P`` width of the pro
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -112,13 +113,17 @@ def fit(projection: nn.Module, states: Tensor, prompts: Tensor) -> float:
     return best
 
 
-def replace_projection(bundle: Path, projection: nn.Module) -> None:
-    """Put a fitted projection into a bundle, in place of its own and in the dtype of that."""
+def replace_heads(bundle: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Put fitted weights into a bundle, in place of its own and in the dtype of those.
+
+    Args:
+        bundle: The bundle's folder.
+        tensors: Name in its file of heads → weights; the others stay as they are.
+    """
     path = bundle / HEADS_NAME
     heads = load_file(path)
-    for name, value in projection.state_dict().items():
-        own = heads[f"prompt_projection.{name}"]
-        heads[f"prompt_projection.{name}"] = value.to(own.dtype)
+    for name, value in tensors.items():
+        heads[name] = value.detach().to(heads[name].dtype)
     payload = save(heads, metadata={"format": "pt"})
     write_atomically(path, lambda file: file.write(payload))
 

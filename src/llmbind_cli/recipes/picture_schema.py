@@ -41,6 +41,7 @@ class AnnotatedSource(PictureSource):
     Attributes:
         expressions: Most masks in one dialogue.
         plain: Share of the questions that words alone answer, in [0, 1).
+        tied: Replies repeat what is marked right before its token, but for whole sentences.
         pictures: Take this many pictures, the same ones each time; all where it is not given.
         skip_missing: Leave out and count what speaks of pictures that are missing, instead of
             refusing to start.
@@ -48,6 +49,7 @@ class AnnotatedSource(PictureSource):
 
     expressions: int = Field(default=3, ge=1)
     plain: float = Field(default=0.25, ge=0, lt=1)
+    tied: bool = False
     pictures: int | None = Field(default=None, ge=1)
     skip_missing: bool = False
 

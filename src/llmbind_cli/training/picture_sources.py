@@ -77,6 +77,7 @@ class PictureSamples(Iterator[Sample]):
             seed=source.seed,
             expressions=source.expressions,
             plain=source.plain,
+            tied=source.tied,
         )
         chosen = _chosen(annotations.pictures, source.pictures)
         self.counts["taken"] = len(chosen)

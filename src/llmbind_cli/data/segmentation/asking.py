@@ -36,6 +36,7 @@ class Asking:
         seed: Seed of the wordings; the same seed gives the same samples.
         expressions: Most masks in one dialogue, ≥ 1.
         plain: Share of the questions that words alone answer, in [0, 1).
+        tied: Replies repeat what is marked right before its token, but for whole sentences.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Asking:
     seed: int = 0
     expressions: int = 3
     plain: float = 0.25
+    tied: bool = False
 
     def __post_init__(self) -> None:
         if self.expressions < 1 or not 0 <= self.plain < 1:
@@ -58,7 +60,7 @@ class Asking:
         rng.shuffle(pairs)
         number = 0
         for start in range(0, len(pairs), self.expressions):
-            exchanges = _exchanges(rng, pairs[start : start + self.expressions])
+            exchanges = _exchanges(rng, pairs[start : start + self.expressions], tied=self.tied)
             apart: list[_Exchange] = []
             plain = self._plain(rng, picture, len(exchanges))
             if rng.random() < _OWN_DIALOGUE:
@@ -107,7 +109,7 @@ class _Exchange:
     segments: tuple[SegmentTarget, ...] = ()
 
 
-def _exchanges(rng: Random, pairs: Sequence[tuple[Region, str]]) -> list[_Exchange]:
+def _exchanges(rng: Random, pairs: Sequence[tuple[Region, str]], *, tied: bool) -> list[_Exchange]:
     """Ask for each region, now and then for two at once."""
     exchanges = []
     waiting = list(pairs)
@@ -124,13 +126,14 @@ def _exchanges(rng: Random, pairs: Sequence[tuple[Region, str]]) -> list[_Exchan
                 )
             )
         else:
-            exchanges.append(_exchange(rng, region, name))
+            exchanges.append(_exchange(rng, region, name, tied=tied))
     return exchanges
 
 
-def _exchange(rng: Random, region: Region, name: str) -> _Exchange:
+def _exchange(rng: Random, region: Region, name: str, *, tied: bool) -> _Exchange:
     said = wordings.question(rng, region.naming, name)
-    replied = wordings.reply(rng, region.naming, name)
+    tied = tied and region.naming != "sentence"
+    replied = wordings.reply(rng, region.naming, name, tied=tied)
     if region.explanation:
         if rng.random() < _WORDS_ALONE:
             return _Exchange(name, wordings.plain_reply(region.explanation))

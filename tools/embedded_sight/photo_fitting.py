@@ -1,0 +1,185 @@
+"""Fit the mask decoder and the prompt projection to photos, the language model as it stands.
+
+recipes/embedded-photos.toml trains all parts together, and a step of it is a step of the language
+model: some ten passes over a hundred photos in an hour of a CPU. Whether the path from words to
+masks learns photos can be told much sooner: the language model reads each expression once, and
+decoder and projection then see its states some hundred times.
+
+Notation: ``M`` masks, ``N`` photos, ``D`` width of the language model, ``S`` side of a photo.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from resumable.optimizers import Optimizers
+from torch import Tensor, nn
+
+from embedded_sight.photos import Asked, asked_of
+from llmbind_cli.console import console
+from llmbind_cli.data.batches import Batch, SeenBatch
+from llmbind_cli.data.encode import encode_dialogue
+from llmbind_cli.data.sample import Sample, SegmentTarget, Turn
+from llmbind_cli.data.segmentation import wordings
+from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.vision.sight import Sight
+from llmbind_cli.training.objective import LanguageObjective
+from llmbind_cli.training.seeing import SeeingCollator
+from llmbind_cli.training.sight_losses import MaskWeights, sight_losses
+
+_READ_AT_ONCE, _LOG_EVERY = 8, 20
+_WARM_UP, _DECAY = 50, 0.7
+_PHOTOS, _MASKS = 8, 5
+"""Photos a step, and the most masks of each."""
+
+_NOISE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadPhotos:
+    """Photos and what the language model makes of the expressions about them.
+
+    Attributes:
+        maps: Of the grounding encoder, finest first, each [N, C, h, w].
+        states: Those that predict the ``seg`` tokens, [M, D].
+        labels: The masks, uint8 [M, S, S]: 1, 0 or 255.
+        image_of: Photo of each mask, [M].
+    """
+
+    maps: tuple[Tensor, ...]
+    states: Tensor
+    labels: Tensor
+    image_of: Tensor
+
+
+@torch.no_grad()
+def read_photos(model: BoundModel, root: Path, *, wordings_of_each: int) -> ReadPhotos:
+    """Have the language model read each expression of the photos to train on.
+
+    Args:
+        model: It sees and cuts out.
+        root: COCO128.
+        wordings_of_each: Replies to each expression.
+    """
+    if model.sight is None:
+        raise ValueError("the model must see")
+    objective = LanguageObjective(model, aux_coefficient=0.0).eval()
+    collated = SeeingCollator(model.sight)
+    asked = list(asked_of(root, "train")) * wordings_of_each
+    rng = random.Random("photo fitting")
+    numbers: dict[str, int] = {}
+    maps: list[tuple[Tensor, ...]] = []
+    states, labels, image_of = [], [], []
+    for start in range(0, len(asked), _READ_AT_ONCE):
+        part = asked[start : start + _READ_AT_ONCE]
+        batch = collated([_encoded(model, one, rng) for one in part])
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = objective.hidden_states(batch)
+        seen = batch.seen
+        if seen is None:
+            raise ValueError("expressions must be answered with a mask")
+        states.append(hidden[seen.places[:, 0], seen.places[:, 1]].float())
+        labels.append(seen.labels)
+        for row, one in enumerate(part):
+            if one.picture.id not in numbers:
+                numbers[one.picture.id] = len(maps)
+                maps.append(tuple(scale[row].clone() for scale in seen.maps))
+            image_of.append(numbers[one.picture.id])
+        if (start // _READ_AT_ONCE + 1) % _LOG_EVERY == 0:
+            console.log(f"{start + len(part)} of {len(asked)} expressions")
+    return ReadPhotos(
+        maps=tuple(torch.stack(scale) for scale in zip(*maps, strict=True)),
+        states=torch.cat(states),
+        labels=torch.cat(labels),
+        image_of=torch.tensor(image_of),
+    )
+
+
+def _encoded(model: BoundModel, one: Asked, rng: random.Random) -> object:
+    """Word an expression as ``llmbind segment`` does, and a reply as the bundle's own are."""
+    if model.sight is None:
+        raise ValueError("the model must see")
+    said = model.sight.config.segment_prompt.format(one.prompt)
+    replied = wordings.reply(rng, "phrase", one.prompt, tied=True)
+    region = one.region
+    sample = Sample(
+        id=one.id,
+        turns=[Turn("user", said), Turn("assistant", replied)],
+        image=str(one.picture.picture.path),
+        pictures=(one.picture.picture,),
+        segments=(SegmentTarget(mask=region.mask, phrase=one.prompt, ignored=region.ignored),),
+        source_task="refer",
+    )
+    return encode_dialogue(
+        sample, model.tokenizer, model.token_table, decision_weight=1.0, slot=model.image_slot
+    )
+
+
+def fit_photos(sight: Sight, read: ReadPhotos, *, steps: int, lr: float = 1e-3) -> None:
+    """Fit decoder and projection, in place.
+
+    Args:
+        sight: Holds them.
+        read: The photos.
+        steps: Steps of 8 photos with up to 5 masks each.
+        lr: Highest learning rate.
+    """
+    learning = nn.ModuleList([sight.mask_decoder, sight.prompt_projection]).train()
+    optimizers = Optimizers(learning.parameters())
+    masks_of = [(read.image_of == photo).nonzero()[:, 0].tolist() for photo in range(_count(read))]
+    losses: list[Tensor] = []
+    clock = time.monotonic()
+    for step in range(steps):
+        chance = random.Random(f"photos/{step}")
+        photos = chance.sample(range(len(masks_of)), _PHOTOS)
+        chosen = [chance.sample(masks_of[p], min(_MASKS, len(masks_of[p]))) for p in photos]
+        masks = torch.tensor([mask for part in chosen for mask in part])
+        noise = torch.randn(len(masks), 1, generator=torch.Generator().manual_seed(step))
+        batch = _batch(read, photos, chosen)
+        hidden = (read.states[masks] * (1 + _NOISE * noise))[None]
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = sight_losses(sight, batch, hidden, MaskWeights()).mask
+        if loss is None:
+            raise ValueError("a batch must have masks")
+        loss.backward()
+        nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
+        rise, fall = (step + 1) / _WARM_UP, (steps - step) / (_DECAY * steps)
+        optimizers.step(lr * min(1.0, rise, fall))
+        losses.append(loss.detach())
+        if (step + 1) % _LOG_EVERY == 0:
+            seconds = (time.monotonic() - clock) / len(losses)
+            mean = float(torch.stack(losses).mean())
+            console.log(f"step {step + 1}/{steps}: loss {mean:.4f}, {seconds:.2f} s a step")
+            losses, clock = [], time.monotonic()
+
+
+def _count(read: ReadPhotos) -> int:
+    return len(read.maps[0])
+
+
+def _batch(read: ReadPhotos, photos: Sequence[int], chosen: Sequence[Sequence[int]]) -> Batch:
+    """Return a batch of one dialogue whose states are those of the chosen masks, in order."""
+    masks = [mask for part in chosen for mask in part]
+    nothing = torch.zeros(1, len(masks), dtype=torch.long)
+    seen = SeenBatch(
+        features=torch.zeros(0),
+        maps=tuple(scale[list(photos)] for scale in read.maps),
+        image_of=torch.tensor([n for n, part in enumerate(chosen) for _ in part]),
+        places=torch.stack([nothing[0], torch.arange(len(masks))], dim=1),
+        labels=read.labels[masks],
+        boxes=torch.zeros(len(masks), 4),
+        phrases=("",) * len(masks),
+    )
+    return Batch(
+        input_ids=nothing,
+        attention_mask=torch.ones_like(nothing),
+        loss_weights=torch.zeros(1, len(masks)),
+        reply_kinds=nothing,
+        is_plain=torch.zeros(1, dtype=torch.bool),
+        seen=seen,
+    )

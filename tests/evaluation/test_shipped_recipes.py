@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmbind_cli.evaluation.metric_table import METRICS, find_metrics
+from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.recipes.eval_schema import load_eval_recipe
 from llmbind_cli.recipes.locate import shared_folder
 
@@ -93,6 +94,16 @@ def test_without_weights_it_is_10_before_anything_is_made(run, tmp_path, monkeyp
 def test_the_embedded_requests_are_the_development_set(root):
     shipped = (FOLDER / "embedded-requests.jsonl").read_bytes()
     assert shipped == (root / "tests" / "data" / "dev_requests.jsonl").read_bytes()
+
+
+def test_the_pictures_of_the_embedded_requests_come_along(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    requests = read_requests(str(FOLDER / "embedded-requests.jsonl"))
+    pictures = {path for request in requests for path in request.images}
+    assert pictures == {FOLDER / "photo.jpg"}
+    (tmp_path / "photo.jpg").write_bytes(b"one's own goes before")
+    requests = read_requests(str(FOLDER / "embedded-requests.jsonl"))
+    assert {path for request in requests for path in request.images} == {Path("photo.jpg")}
 
 
 STAND_IN = """#!{python}

@@ -91,17 +91,21 @@ def read_requests(source: str) -> list[Request | BadLine]:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise InputDataError(f"{source}: cannot be read: {error.strerror}") from error
-    return _parse_lines(raw.split(b"\n"), "stdin" if source == "-" else source)
+    if source == "-":
+        return _parse_lines(raw.split(b"\n"), "stdin")
+    return _parse_lines(raw.split(b"\n"), source, beside=Path(source).parent)
 
 
-def _parse_lines(lines: Iterable[bytes], name: str) -> list[Request | BadLine]:
+def _parse_lines(
+    lines: Iterable[bytes], name: str, *, beside: Path | None = None
+) -> list[Request | BadLine]:
     items: dict[str, Request | BadLine] = {}
     seen: dict[str, bytes] = {}
     for number, raw in enumerate(lines, 1):
         line = raw.strip()
         if not line:
             continue
-        item = _parse_line(line, number, f"{name}:{number}")
+        item = _parse_line(line, number, f"{name}:{number}", beside)
         if item.id in seen:
             if seen[item.id] == line:
                 continue
@@ -113,7 +117,7 @@ def _parse_lines(lines: Iterable[bytes], name: str) -> list[Request | BadLine]:
     return list(items.values())
 
 
-def _parse_line(line: bytes, number: int, where: str) -> Request | BadLine:
+def _parse_line(line: bytes, number: int, where: str, beside: Path | None) -> Request | BadLine:
     item_id = f"line-{number}"
     try:
         text = line.decode("utf-8")
@@ -124,12 +128,12 @@ def _parse_line(line: bytes, number: int, where: str) -> Request | BadLine:
             raise ValueError("it is no JSON object")
         if fields.get("id") is not None:
             item_id = str(fields["id"])
-        return _request(item_id, fields)
+        return _request(item_id, fields, beside)
     except (ValueError, RecursionError) as error:
         return BadLine(id=item_id, error=InputDataError(f"{where}: {error}"))
 
 
-def _request(item_id: str, fields: dict[str, Any]) -> Request:
+def _request(item_id: str, fields: dict[str, Any], beside: Path | None) -> Request:
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError('"prompt" must be a text that is not empty')
@@ -147,12 +151,21 @@ def _request(item_id: str, fields: dict[str, Any]) -> Request:
         id=item_id,
         prompt=prompt,
         history=_history(fields.get("history") or []),
-        images=(Path(image),) if image else (),
+        images=(_picture(image, beside),) if image else (),
         modality=None if modality == "auto" else modality,
         seed=seed,
         reply=reply,
         extra={key: value for key, value in fields.items() if key not in _KNOWN},
     )
+
+
+def _picture(image: str, beside: Path | None) -> Path:
+    """Return a picture's path as it stands, or in the folder ``beside`` if it is there alone."""
+    path = Path(image)
+    if beside is not None and not path.is_absolute() and not path.exists():
+        neighbour = beside / path
+        return neighbour if neighbour.is_file() else path
+    return path
 
 
 def _history(value: Any) -> tuple[ChatTurn, ...]:

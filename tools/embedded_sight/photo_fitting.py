@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from embedded_sight.photos import Asked, asked_of
 from llmbind_cli.console import console
 from llmbind_cli.data.batches import Batch, SeenBatch
-from llmbind_cli.data.encode import encode_dialogue
+from llmbind_cli.data.encode import EncodedSample, encode_dialogue
 from llmbind_cli.data.sample import Sample, SegmentTarget, Turn
 from llmbind_cli.data.segmentation import wordings
 from llmbind_cli.model.bound_model import BoundModel
@@ -100,7 +100,7 @@ def read_photos(model: BoundModel, root: Path, *, wordings_of_each: int) -> Read
     )
 
 
-def _encoded(model: BoundModel, one: Asked, rng: random.Random) -> object:
+def _encoded(model: BoundModel, one: Asked, rng: random.Random) -> EncodedSample:
     """Word an expression as ``llmbind segment`` does, and a reply as the bundle's own are."""
     if model.sight is None:
         raise ValueError("the model must see")
@@ -131,7 +131,9 @@ def fit_photos(sight: Sight, read: ReadPhotos, *, steps: int, lr: float = 1e-3) 
     """
     learning = nn.ModuleList([sight.mask_decoder, sight.prompt_projection]).train()
     optimizers = Optimizers(learning.parameters())
-    masks_of = [(read.image_of == photo).nonzero()[:, 0].tolist() for photo in range(_count(read))]
+    masks_of = [
+        (read.image_of == photo).nonzero()[:, 0].tolist() for photo in range(len(read.maps[0]))
+    ]
     losses: list[Tensor] = []
     clock = time.monotonic()
     for step in range(steps):
@@ -139,8 +141,9 @@ def fit_photos(sight: Sight, read: ReadPhotos, *, steps: int, lr: float = 1e-3) 
         photos = chance.sample(range(len(masks_of)), _PHOTOS)
         chosen = [chance.sample(masks_of[p], min(_MASKS, len(masks_of[p]))) for p in photos]
         masks = torch.tensor([mask for part in chosen for mask in part])
+        image_of = torch.tensor([n for n, part in enumerate(chosen) for _ in part])
         noise = torch.randn(len(masks), 1, generator=torch.Generator().manual_seed(step))
-        batch = _batch(read, photos, chosen)
+        batch = _batch(read, photos, masks, image_of)
         hidden = (read.states[masks] * (1 + _NOISE * noise))[None]
         with torch.autocast("cpu", torch.bfloat16):
             loss = sight_losses(sight, batch, hidden, MaskWeights()).mask
@@ -158,18 +161,13 @@ def fit_photos(sight: Sight, read: ReadPhotos, *, steps: int, lr: float = 1e-3) 
             losses, clock = [], time.monotonic()
 
 
-def _count(read: ReadPhotos) -> int:
-    return len(read.maps[0])
-
-
-def _batch(read: ReadPhotos, photos: Sequence[int], chosen: Sequence[Sequence[int]]) -> Batch:
-    """Return a batch of one dialogue whose states are those of the chosen masks, in order."""
-    masks = [mask for part in chosen for mask in part]
+def _batch(read: ReadPhotos, photos: Sequence[int], masks: Tensor, image_of: Tensor) -> Batch:
+    """Return a batch of one dialogue whose states are those of the masks, in order."""
     nothing = torch.zeros(1, len(masks), dtype=torch.long)
     seen = SeenBatch(
         features=torch.zeros(0),
         maps=tuple(scale[list(photos)] for scale in read.maps),
-        image_of=torch.tensor([n for n, part in enumerate(chosen) for _ in part]),
+        image_of=image_of,
         places=torch.stack([nothing[0], torch.arange(len(masks))], dim=1),
         labels=read.labels[masks],
         boxes=torch.zeros(len(masks), 4),

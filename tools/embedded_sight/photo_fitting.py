@@ -21,6 +21,7 @@ from resumable.optimizers import Optimizers
 from torch import Tensor, nn
 
 from embedded_sight.photos import Asked, asked_of
+from embedded_sight.speaking import read_states
 from llmbind_cli.console import console
 from llmbind_cli.data.batches import Batch, SeenBatch
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
@@ -28,11 +29,9 @@ from llmbind_cli.data.sample import Sample, SegmentTarget, Turn
 from llmbind_cli.data.segmentation import wordings
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.vision.sight import Sight
-from llmbind_cli.training.objective import LanguageObjective
-from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.training.sight_losses import MaskWeights, sight_losses
 
-_READ_AT_ONCE, _LOG_EVERY = 8, 20
+_LOG_EVERY = 20
 _WARM_UP, _DECAY = 50, 0.7
 _PHOTOS, _MASKS = 8, 5
 """Photos a step, and the most masks of each."""
@@ -57,7 +56,6 @@ class ReadPhotos:
     image_of: Tensor
 
 
-@torch.no_grad()
 def read_photos(model: BoundModel, root: Path, *, wordings_of_each: int) -> ReadPhotos:
     """Have the language model read each expression of the photos to train on.
 
@@ -66,32 +64,19 @@ def read_photos(model: BoundModel, root: Path, *, wordings_of_each: int) -> Read
         root: COCO128.
         wordings_of_each: Replies to each expression.
     """
-    if model.sight is None:
-        raise ValueError("the model must see")
-    objective = LanguageObjective(model, aux_coefficient=0.0).eval()
-    collated = SeeingCollator(model.sight)
     asked = list(asked_of(root, "train")) * wordings_of_each
     rng = random.Random("photo fitting")
     numbers: dict[str, int] = {}
     maps: list[tuple[Tensor, ...]] = []
     states, labels, image_of = [], [], []
-    for start in range(0, len(asked), _READ_AT_ONCE):
-        part = asked[start : start + _READ_AT_ONCE]
-        batch = collated([_encoded(model, one, rng) for one in part])
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = objective.hidden_states(batch)
-        seen = batch.seen
-        if seen is None:
-            raise ValueError("expressions must be answered with a mask")
-        states.append(hidden[seen.places[:, 0], seen.places[:, 1]].float())
+    for seen, found in read_states(model, (_encoded(model, one, rng) for one in asked)):
+        states.append(found)
         labels.append(seen.labels)
-        for row, one in enumerate(part):
+        for row, one in enumerate(asked[len(image_of) : len(image_of) + len(found)]):
             if one.picture.id not in numbers:
                 numbers[one.picture.id] = len(maps)
                 maps.append(tuple(scale[row].clone() for scale in seen.maps))
             image_of.append(numbers[one.picture.id])
-        if (start // _READ_AT_ONCE + 1) % _LOG_EVERY == 0:
-            console.log(f"{start + len(part)} of {len(asked)} expressions")
     return ReadPhotos(
         maps=tuple(torch.stack(scale) for scale in zip(*maps, strict=True)),
         states=torch.cat(states),

@@ -11,7 +11,8 @@ Notation: ``M`` masks, ``D`` width of the language model, ``P`` width of the pro
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional
 
 from embedded_sight.grounding import Grounding
 from llmbind_cli.console import console
+from llmbind_cli.data.batches import SeenBatch
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
 from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.model.bound_model import BoundModel
@@ -48,24 +50,43 @@ def collect(
     Returns:
         The states that predict ``seg`` tokens, [M, D], and the prompts of their phrases, [M, P].
     """
+    samples = (_encoded(model, questions, number) for number in range(count))
+    states, prompts = [], []
+    for seen, found in read_states(model, samples):
+        states.append(found)
+        prompts.append(teacher.prompts(list(seen.phrases)).float())
+    return torch.cat(states), torch.cat(prompts)
+
+
+@torch.no_grad()
+def read_states(
+    model: BoundModel, samples: Iterable[EncodedSample]
+) -> Iterator[tuple[SeenBatch, Tensor]]:
+    """Read dialogues, eight at a time.
+
+    Args:
+        model: The model; its adapters are on.
+        samples: The dialogues.
+
+    Yields:
+        What is seen in some of them, and the states that predict their ``seg`` tokens, [M, D].
+    """
     if model.sight is None:
         raise ValueError("the model must see")
     objective = LanguageObjective(model, aux_coefficient=0.0).eval()
     collated = SeeingCollator(model.sight)
-    states, prompts = [], []
-    for start in range(0, count, _BATCH):
-        samples = [_encoded(model, questions, n) for n in range(start, start + _BATCH)]
-        batch = collated(samples)
+    left, read, masks = iter(samples), 0, 0
+    while part := list(islice(left, _BATCH)):
+        batch = collated(part)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = objective.hidden_states(batch)
-        if batch.seen is None:
-            continue
-        places = batch.seen.places
-        states.append(hidden[places[:, 0], places[:, 1]].float())
-        prompts.append(teacher.prompts(list(batch.seen.phrases)).float())
-        if (start // _BATCH + 1) % _LOG_EVERY == 0:
-            console.log(f"{start + _BATCH} of {count} dialogues, {sum(map(len, states))} masks")
-    return torch.cat(states), torch.cat(prompts)
+        if batch.seen is not None:
+            places = batch.seen.places
+            masks += len(places)
+            yield batch.seen, hidden[places[:, 0], places[:, 1]].float()
+        read += len(part)
+        if read % (_BATCH * _LOG_EVERY) == 0:
+            console.log(f"{read} dialogues, {masks} masks")
 
 
 def _encoded(model: BoundModel, questions: SceneQuestions, number: int) -> EncodedSample:

@@ -75,36 +75,68 @@ def networks_of(model):
 def test_cells_are_named_after_what_covers_them(looking, world):
     _, looks = looking
     (looked,) = looks.look(range(1))
-    cells = looked.maps[-1].shape[-2:]
-    assert looked.things.shape == (cells.numel(),)
-    shown = {world.things[number].name for number in looked.things.tolist() if number >= 0}
-    assert all(0 <= colour < 11 for colour in looked.colours.tolist() if colour >= 0)
+    assert looked.cells.things.shape == (looked.maps[-2].shape[-2:].numel(),)
+    assert looked.token_cells.things.shape == looked.tokens.shape[:1]
+    known = list(world)
+    for cells in (looked.cells, looked.token_cells):
+        shown = {known[number].name for number in cells.things.tolist() if number >= 0}
+        assert shown <= {thing.name for thing in world}
+        assert all(0 <= colour < 11 for colour in cells.colours.tolist() if colour >= 0)
     truth = np.unpackbits(looked.truth, axis=-1).astype(bool)
     assert truth.shape[1:] == (SIDE, SIDE)
     share = looked.masks.float().mean((1, 2)) / 255
     torch.testing.assert_close(
         share, torch.from_numpy(truth.mean((1, 2))).float(), atol=2e-3, rtol=0
     )
-    assert shown <= {thing.name for thing in world}
 
 
-def test_pictures_come_again_and_no_more_are_kept_than_said(looking):
+def test_a_projector_that_is_not_taught_is_shown_nothing(looking):
     _, looks = looking
-    assert len(looks.batch(0, 3, 2)) == 3
-    assert len(looks.batch(1, 3, 2)) == 5
+    looks._teach_projector = False
+    (looked,) = looks.look(range(1))
+    assert looked.tokens is None
+    assert looked.token_cells is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_come_again_and_no_more_are_kept_than_said(looking, workers):
+    _, looks = looking
+    (alike,) = looks.look(range(3, 4))
+    sizes = []
+    for looked in looks.batches(range(1, 4), 3, 2, workers=workers):
+        sizes.append(len(looked))
+        if len(sizes) == 1:
+            assert torch.equal(looked[0].masks, alike.masks)
+            assert torch.equal(looked[0].cells.things, alike.cells.things)
+            torch.testing.assert_close(looked[0].maps, alike.maps)
+    assert sizes == [3, 5, 5]
     assert len(looks._kept) == 5
 
 
 def test_a_projected_name_is_its_own_nearest(looking):
     names, _ = looking
     projected = names.things + 0.0
-    _, right = names.loss(
-        projected, torch.arange(len(projected)), torch.full((len(projected),), -1)
-    )
+    nothing = torch.full((len(projected),), -1)
+    cells = grounding.Cells(torch.arange(len(projected)), nothing)
+    _, right = names.loss(projected, cells)
     distinct = len(torch.unique(names.things, dim=0)) / len(names.things)
     assert float(right) >= distinct - 0.05
-    nothing = torch.full((len(projected),), -1)
-    assert names.loss(projected, nothing, nothing)[0] == 0
+    empty = grounding.Cells(nothing, nothing)
+    assert names.loss(projected, empty)[0] == 0
+    assert names.length_loss(projected, empty) == 0
+    shorter = names.centre + 0.5 * (projected - names.centre)
+    assert names.length_loss(shorter, cells) > names.length_loss(projected, cells)
+
+
+def test_what_fits_of_earlier_networks_is_taken(model):
+    networks, earlier = networks_of(model), networks_of(model).state_dict()
+    earlier = {name: value + 1 for name, value in earlier.items()}
+    earlier["naming.weight"] = torch.zeros(1)
+    own = {name: value.clone() for name, value in networks.state_dict().items()}
+    grounding.take_what_fits(networks, {**earlier, "of no use": torch.zeros(1)})
+    for name, value in networks.state_dict().items():
+        assert torch.equal(value, own[name] if name == "naming.weight" else earlier[name]), name
+    networks.load_state_dict(own)
 
 
 def test_a_stopped_stage_goes_on_where_it_was(model, looking, tmp_path, monkeypatch):
@@ -204,6 +236,45 @@ def test_a_fitted_projection_replaces_a_bundle_s_own(tmp_path):
     assert torch.equal(written["projector.weight"], own["projector.weight"])
 
 
+def test_a_bundle_is_given_another_decoder(model, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from llmbind_cli.model.checkpoint import save_bundle
+    from llmbind_cli.model.loader import load_model
+
+    monkeypatch.setenv("LLMBIND_CACHE", str(tmp_path / "cache"))
+    save_bundle(model, tmp_path / "bundle", card="# Tiny\n", dtype=torch.bfloat16)
+    sight = model.config.sight
+    necked = replace(sight, mask_decoder={**sight.mask_decoder, "neck_layers": 1})
+    other = build(model.config.language_model.source, sight=necked, tasks=["image", "segment"])
+    training = {"steps": 1, "dialogues_seen": 1, "data_sha256": "0", "sources": []}
+    training["recipe"] = {"train": {"seed": 0}}
+    path = tmp_path / "bundle" / "llmbind.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"training": training}))
+    speaking.give_decoder(tmp_path / "bundle", other, {"steps": 7})
+    loaded = load_model(str(tmp_path / "bundle"), device="cpu")
+    assert loaded.config.sight.mask_decoder == necked.mask_decoder
+    assert loaded.config.training["mask_decoder"] == {"steps": 7}
+    assert (
+        "Mask decoder and prompt projection: steps 7" in (tmp_path / "bundle/README.md").read_text()
+    )
+    for name, head in loaded.sight.heads().items():
+        giver = model if name.startswith("projector.") else other
+        assert torch.equal(head, giver.sight.heads()[name].bfloat16().float()), name
+
+
+def test_what_was_read_is_kept(model, tmp_path):
+    torch.manual_seed(0)
+    one = speaking.ReadPhrases(torch.randn(2, 3), ["the cat", "the red dog"], [5])
+    one.save(tmp_path / "states.pt")
+    both = speaking.ReadPhrases.of([one, speaking.ReadPhrases.load(tmp_path / "states.pt")])
+    assert torch.equal(both.states, one.states.repeat(2, 1))
+    assert (both.phrases, both.scenes) == (one.phrases * 2, [5, 5])
+    teacher = networks_of(model)
+    prompts = both.prompts(teacher)
+    torch.testing.assert_close(prompts[2], teacher.prompts(["the cat"])[0])
+
+
 def test_decoder_and_projection_learn_masks_of_states(model):
     """Eight photos of noise; one state asks for all of each, the other for nothing."""
     own = {name: value.detach().clone() for name, value in model.sight.heads().items()}
@@ -232,6 +303,24 @@ def test_decoder_and_projection_learn_masks_of_states(model):
     assert right() > max(0.95, before)
     changed = {n.partition(".")[0] for n, v in model.sight.heads().items() if (v != own[n]).any()}
     assert changed == {"mask_decoder", "prompt_projection"}
+    model.sight.load_heads(own)
+
+
+def test_a_projection_learns_the_masks_of_what_was_read(model, looking):
+    """Of states that are their phrase alone; the decoder stays as it was."""
+    own = {name: value.detach().clone() for name, value in model.sight.heads().items()}
+    _, looks = looking
+    looked = looks.look(range(12))
+    phrases = [phrase for one in looked for phrase in one.phrases]
+    torch.manual_seed(0)
+    states = torch.randn(len(phrases), model.sight.projector.linear_2.out_features)
+    read = speaking.ReadPhrases(states, phrases, list(range(12)))
+    speaking.fit_to_masks(model.sight, read, looks, steps=3)
+    changed = {n.partition(".")[0] for n, v in model.sight.heads().items() if (v != own[n]).any()}
+    assert changed == {"prompt_projection"}
+    other = speaking.ReadPhrases(states, phrases[::-1], read.scenes)
+    with pytest.raises(ValueError, match="not those that were read about"):
+        speaking.fit_to_masks(model.sight, other, looks, steps=1)
     model.sight.load_heads(own)
 
 

@@ -380,3 +380,25 @@ def test_a_bundle_of_words_is_a_start_for_one_that_sees(tmp_path, network, monke
         earlier = attached_rows(words.language_model)[name]
         assert torch.equal(rows[: len(earlier)], earlier)
         assert torch.equal(rows[len(earlier) :], before[name][len(earlier) :])
+
+
+def test_a_bundle_with_another_mask_decoder_is_a_start_for_all_the_rest(
+    tmp_path, network, monkeypatch
+):
+    from dataclasses import replace
+
+    from llmbind_cli.model.checkpoint import restore_weights, save_bundle
+
+    monkeypatch.setenv("LLMBIND_CACHE", str(tmp_path / "weights"))
+    base, sight, tasks = save_base(tmp_path / "base"), light_sight(network), ["image", "segment"]
+    earlier = build(base, seed=3, sight=sight, tasks=tasks)
+    save_bundle(earlier, tmp_path / "earlier", card="# Earlier\n")
+    necked = replace(sight, mask_decoder={**sight.mask_decoder, "neck_layers": 1})
+    model = build(base, seed=4, sight=necked, tasks=tasks)
+    before = {name: head.detach().clone() for name, head in model.sight.heads().items()}
+    restore_weights(model, tmp_path / "earlier")
+    for name, head in model.sight.heads().items():
+        if name.startswith("projector."):
+            assert torch.equal(head, earlier.sight.heads()[name]), name
+        else:
+            assert torch.equal(head, before[name]), name

@@ -132,11 +132,39 @@ def test_one_two_or_more_scales_will_do(channels):
     assert logits.shape == (2, 16, 16)
 
 
+@pytest.mark.parametrize("attended_maps", [1, 2, 3])
+def test_more_or_less_of_the_maps_may_be_attended_to(attended_maps):
+    decoder = LightMaskDecoder(
+        channels=(3, 5, 7), prompt_width=16, num_heads=2, attended_maps=attended_maps
+    )
+    maps = [torch.randn(1, c, 16 >> i, 16 >> i) for i, c in enumerate((3, 5, 7))]
+    side = 2 << attended_maps
+    assert decoder.embedding(maps).shape == (1, 16, side, side)
+    logits = decoder(maps, torch.randn(2, 16), torch.zeros(2, dtype=torch.long))
+    assert logits.shape == (2, 16, 16)
+
+
+def test_a_neck_looks_at_neighbours_before_anything_is_asked():
+    torch.manual_seed(0)
+    plain, necked = (
+        LightMaskDecoder(channels=(5, 7), prompt_width=16, num_heads=2, neck_layers=layers)
+        for layers in (0, 2)
+    )
+    maps = [torch.randn(1, 5, 16, 16), torch.randn(1, 7, 8, 8)]
+    other = [one.clone() for one in maps]
+    other[0][0, :, 8, 8] += 1
+    for decoder, reach in ((plain, 0), (necked, 4)):
+        changed = (decoder.embedding(maps) != decoder.embedding(other)).any(1)[0].nonzero()
+        assert (changed - 8).abs().max() == reach
+
+
 def test_a_light_decoder_of_odd_width_is_refused():
     with pytest.raises(ValueError, match="multiple of 4 · num_heads, got 18 with 2 heads"):
         LightMaskDecoder(channels=(8,), prompt_width=18, num_heads=2)
     with pytest.raises(ValueError, match="channels must be ≥ 1"):
         LightMaskDecoder(channels=())
+    with pytest.raises(ValueError, match="attended_maps must be ≥ 1 and neck_layers ≥ 0"):
+        LightMaskDecoder(channels=(8,), attended_maps=0)
 
 
 def test_places_tell_rows_from_columns():

@@ -43,14 +43,20 @@ def main() -> None:
     stage.add_argument("sprites", type=Path)
     stage.add_argument("work", type=Path)
     stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
-    stage.add_argument("--steps", type=int, default=3000)
+    stage.add_argument("--steps", type=int, default=8000)
+    stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
+    stage.add_argument("--like", type=Path, help="earlier grounding.pt: begin with what fits of it")
     stage.set_defaults(run=ground)
     stage = stages.add_parser("speak", help=speak.__doc__)
     stage.add_argument("sprites", type=Path)
     stage.add_argument("work", type=Path)
     stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
     stage.add_argument("--count", type=int, default=700, help="dialogues to read")
-    stage.add_argument("--into", type=Path, help="bundle to go on from and to put it into")
+    stage.add_argument("--into", type=Path, help="bundle to go on from and to put both into")
+    stage.add_argument("--mask-steps", type=int, default=1000, help="of fitting to masks")
+    stage.add_argument(
+        "--states", type=Path, nargs="*", help="states.pt of the same language model, read before"
+    )
     stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage.set_defaults(run=speak)
     stage = stages.add_parser("held-out", help=held_out.__doc__)
@@ -83,23 +89,34 @@ def main() -> None:
 
 
 def ground(arguments: argparse.Namespace) -> None:
-    """Teach the mask decoder phrases, and the projector names."""
-    from embedded_sight.grounding import Grounding, Looking, Names, teach_grounding
+    """Teach the mask decoder phrases; the projector names, if the bundle does not see yet."""
+    from embedded_sight.grounding import (
+        Grounding,
+        Looking,
+        Names,
+        take_what_fits,
+        teach_grounding,
+    )
+    from embedded_sight.joint import can_see
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
     from llmbind_cli.data.scenes.questions import SceneQuestions
 
-    (model, _), scenes = _model(), _scenes(arguments)
+    (model, start), scenes = _model(), _scenes(arguments)
     embedding = model.language_model.get_input_embeddings()
-    names = Names(embedding, model.tokenizer, scenes.world)
+    known = ArrangementSampler(scenes.world, SEED).known
+    names = Names(embedding, model.tokenizer, known)
+    sees = start is not None and can_see(start)
 
     def looking(split: str) -> Looking:
         sampler = ArrangementSampler(scenes.world, SEED, split=split, photos=scenes.photos)
         questions = SceneQuestions(
             sampler, scenes.renderer, name=f"ground/{split}", turns=8, questions=POINTING
         )
-        return Looking(questions, model.sight, names)
+        return Looking(questions, model.sight, names, teach_projector=not sees)
 
     networks = Grounding(model.sight, embedding, model.tokenizer)
+    if arguments.like is not None:
+        take_what_fits(networks, torch.load(arguments.like, weights_only=True)["networks"])
     arguments.work.mkdir(parents=True, exist_ok=True)
     teach_grounding(
         networks,
@@ -108,13 +125,15 @@ def ground(arguments: argparse.Namespace) -> None:
         looking("held_out_scenes").look(range(120)),
         steps=arguments.steps,
         state=arguments.work / "grounding.pt",
+        workers=arguments.workers,
     )
 
 
 def speak(arguments: argparse.Namespace) -> None:
     """Fit the prompt projection to the states of the language model as it stands."""
+    from embedded_sight.grounding import Looking, Names
     from embedded_sight.joint import can_see, take_first_stage
-    from embedded_sight.speaking import replace_heads, teach_speaking
+    from embedded_sight.speaking import ReadPhrases, collect, give_decoder, teach_speaking
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
     from llmbind_cli.data.scenes.questions import SceneQuestions
 
@@ -128,11 +147,32 @@ def speak(arguments: argparse.Namespace) -> None:
     questions = SceneQuestions(
         sampler, scenes.renderer, name="speak", turns=10, questions=POINTING, tied=True
     )
-    path = arguments.work / "projection.pt"
-    fitted = teach_speaking(model, teacher, questions, count=arguments.count, path=path)
+    if arguments.states:
+        read = ReadPhrases.of([ReadPhrases.load(path) for path in arguments.states])
+    else:
+        read = collect(model, questions, arguments.count)
+        read.save(arguments.work / "states.pt")
+    embedding = model.language_model.get_input_embeddings()
+    names = Names(embedding, model.tokenizer, sampler.known)
+    looking = Looking(questions, model.sight, names, teach_projector=False)
+    teach_speaking(
+        model,
+        teacher,
+        read,
+        looking,
+        path=arguments.work / "projection.pt",
+        steps=arguments.mask_steps,
+    )
     if arguments.into is not None:
-        tensors = fitted.state_dict()
-        replace_heads(arguments.into, {f"prompt_projection.{n}": t for n, t in tensors.items()})
+        steps = torch.load(arguments.work / "grounding.pt", weights_only=True)["step"]
+        told = {
+            "tool": "tools/embedded_sight, ground and speak",
+            "steps": steps,
+            "states": len(read.states),
+            "mask_steps": arguments.mask_steps,
+            "seed": SEED,
+        }
+        give_decoder(arguments.into, model, told)
 
 
 def held_out(arguments: argparse.Namespace) -> None:

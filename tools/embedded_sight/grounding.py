@@ -1,14 +1,19 @@
 """Teach the mask decoder to find what a phrase means, and the projector to name what it sees.
 
+Masks alone teach a decoder slowly what a thing looks like: a mask a phrase, of hundreds of names.
+So each cell that the decoder attends to is named too, through a layer that is left out afterwards.
+
 Notation: ``G`` pictures, ``T`` targets, ``M`` masks, ``S`` side of a picture, ``K`` cells of a
-picture, ``D`` width of the language model, ``P`` width of the prompt.
+picture, ``W`` width of the vision tower, ``D`` width of the language model, ``P`` width of the
+prompt.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from resumable.optimizers import Optimizers
 from resumable.state import load_state, save_state
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from embedded_sight.reader import LONGEST, PhraseReader
 from llmbind_cli.console import console
@@ -25,7 +31,7 @@ from llmbind_cli.data.sample import Sample
 from llmbind_cli.data.scenes.colours import NAMES
 from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.data.scenes.seen import sure_colours
-from llmbind_cli.data.scenes.world import World
+from llmbind_cli.data.scenes.world import Thing
 from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.nn.losses import mask_dice_loss
 
@@ -41,24 +47,48 @@ _BCE, _DICE, _NAMING = 2.0, 0.5, 0.1
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A picture as the frozen network sees it, with what may be asked of it.
+class Cells:
+    """What the cells of a grid over a picture show.
 
     Attributes:
-        maps: Finest first, each bfloat16 [C, h, w].
+        things: Number of the thing, -1 for none, [K].
+        colours: Its colour, -1 where it is not known, [K].
+    """
+
+    things: Tensor
+    colours: Tensor
+
+    @classmethod
+    def of(cls, many: Iterable[Cells]) -> Cells:
+        """Put the cells of several pictures one after another."""
+        all_of_them = list(many)
+        return cls(
+            torch.cat([one.things for one in all_of_them]),
+            torch.cat([one.colours for one in all_of_them]),
+        )
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A picture as the frozen networks see it, with what may be asked of it.
+
+    Attributes:
+        maps: Of the grounding encoder, finest first, each bfloat16 [C, h, w].
         masks: How much of each cell of the finest map a target covers, uint8 [T, h, w] of 255.
         truth: What shows of each target, bits packed along the last axis, [T, S, S / 8].
         phrases: The target's words, one a target.
-        things: Thing that each cell shows, -1 for none, [K].
-        colours: Its colour, -1 where it is not known, [K].
+        cells: What the cells show that the decoder attends to.
+        tokens: Of the vision tower, bfloat16 [K, W]; ``None`` where the projector is not taught.
+        token_cells: What these show.
     """
 
     maps: tuple[Tensor, ...]
     masks: Tensor
     truth: np.ndarray
     phrases: list[str]
-    things: Tensor
-    colours: Tensor
+    cells: Cells
+    tokens: Tensor | None = None
+    token_cells: Cells | None = None
 
 
 class Names:
@@ -67,27 +97,27 @@ class Names:
     Args:
         embedding: The model's input embeddings.
         tokenizer: Its tokenizer.
-        world: The things.
+        things: The things.
     """
 
-    def __init__(self, embedding: nn.Module, tokenizer: Any, world: World) -> None:
-        self.number = {thing.name: number for number, thing in enumerate(world)}
+    def __init__(self, embedding: nn.Module, tokenizer: Any, things: Iterable[Thing]) -> None:
+        known = list(things)
+        self.number = {thing.name: number for number, thing in enumerate(known)}
 
         def mean(words: str) -> Tensor:
             ids = tokenizer(f" {words}", add_special_tokens=False).input_ids
             return embedding(torch.tensor(ids)).detach().float().mean(0)
 
-        self.things = torch.stack([mean(thing.noun.one) for thing in world])
+        self.things = torch.stack([mean(thing.noun.one) for thing in known])
         self.colours = torch.stack([mean(colour) for colour in NAMES])
         self.centre = self.things.mean(0)
 
-    def loss(self, projected: Tensor, things: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, projected: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """Compare projected cells with the names of what they show.
 
         Args:
             projected: [K, D].
-            things: [K], -1 for none.
-            colours: [K], -1 for none.
+            cells: What they show.
 
         Returns:
             The loss, and the share of the cells whose nearest name is right.
@@ -95,7 +125,10 @@ class Names:
         away = projected - self.centre
         total = projected.new_zeros(())
         right = projected.new_zeros(())
-        for table, wanted in ((self.things, things), (self.colours, colours)):
+        for table, wanted in (
+            (self.things, cells.things),
+            (self.colours, cells.colours),
+        ):
             chosen = wanted >= 0
             if not chosen.any():
                 continue
@@ -104,10 +137,16 @@ class Names:
             total = total + functional.cross_entropy(scores, wanted[chosen])
             if table is self.things:
                 right = (scores.argmax(1) == wanted[chosen]).float().mean()
-                length = (table - self.centre).square().mean().sqrt()
-                lengths = away[chosen].square().mean(1).sqrt()
-                total = total + ((lengths / length - 1) ** 2).mean()
         return total, right.detach()
+
+    def length_loss(self, projected: Tensor, cells: Cells) -> Tensor:
+        """Tell how far from the usual length the named ones of projected cells [K, D] are."""
+        chosen = cells.things >= 0
+        if not chosen.any():
+            return projected.new_zeros(())
+        usual = (self.things - self.centre).square().mean().sqrt()
+        lengths = (projected[chosen] - self.centre).square().mean(1).sqrt()
+        return ((lengths / usual - 1) ** 2).mean()
 
 
 class Looking:
@@ -115,28 +154,49 @@ class Looking:
 
     Args:
         questions: The scenes.
-        sight: The frozen network.
+        sight: The frozen networks.
         names: Of things.
         kept: Pictures kept.
+        teach_projector: Look with the vision tower too.
     """
 
     def __init__(
-        self, questions: SceneQuestions, sight: Sight, names: Names, *, kept: int = 6000
+        self,
+        questions: SceneQuestions,
+        sight: Sight,
+        names: Names,
+        *,
+        kept: int = 4000,
+        teach_projector: bool = True,
     ) -> None:
         self._questions, self._sight, self._names, self._most = questions, sight, names, kept
+        self._teach_projector = teach_projector
         self._kept: list[Looked] = []
 
-    def batch(self, step: int, fresh: int, again: int) -> list[Looked]:
-        """Return new pictures, and some of those kept."""
-        chance = random.Random(f"again/{step}")
-        known = [chance.choice(self._kept) for _ in range(again)] if self._kept else []
-        new = self.look(range(step * fresh, (step + 1) * fresh))
-        for one in new:
-            if len(self._kept) < self._most:
-                self._kept.append(one)
-            else:
-                self._kept[chance.randrange(self._most)] = one
-        return [*new, *known]
+    def batches(
+        self, steps: range, fresh: int, again: int, *, workers: int = 0
+    ) -> Iterator[list[Looked]]:
+        """Yield for each step new pictures, and some of those kept.
+
+        Args:
+            steps: Numbers of the steps.
+            fresh: New pictures a step.
+            again: Pictures seen before, a step.
+            workers: Processes that look ahead; 0 to look in this one.
+        """
+        loader: Iterable[list[Looked]] = DataLoader(
+            _Fresh(self, steps, fresh), batch_size=None, num_workers=workers
+        )
+        for step, looked in zip(steps, loader, strict=True):
+            chance = random.Random(f"again/{step}")
+            known = [chance.choice(self._kept) for _ in range(again)] if self._kept else []
+            new = [_own(one) for one in looked] if workers else looked
+            for one in new:
+                if len(self._kept) < self._most:
+                    self._kept.append(one)
+                else:
+                    self._kept[chance.randrange(self._most)] = one
+            yield [*new, *known]
 
     @torch.no_grad()
     def look(self, numbers: range) -> list[Looked]:
@@ -145,38 +205,79 @@ class Looking:
         pictures = [sample.pictures[0].load() for sample in samples]
         with torch.autocast("cpu", torch.bfloat16):
             maps = self._sight.maps(pictures)
-        return [
-            self._looked(sample, tuple(m[row].bfloat16() for m in maps))
-            for row, sample in enumerate(samples)
-        ]
+            tokens = self._sight.tower_features(pictures) if self._teach_projector else None
+        looked = []
+        for row, sample in enumerate(samples):
+            one = self._looked(sample, tuple(m[row].bfloat16() for m in maps))
+            if tokens is not None:
+                side = round(tokens.shape[1] ** 0.5)
+                shown = self._cells(sample, (side, side))
+                one = replace(one, tokens=tokens[row].bfloat16(), token_cells=shown)
+            looked.append(one)
+        return looked
 
     def _looked(self, sample: Sample, maps: tuple[Tensor, ...]) -> Looked:
-        picture: Any = sample.pictures[0]
         truth = np.stack([segment.mask.decode() for segment in sample.segments])
         masks = functional.interpolate(
             torch.from_numpy(truth)[:, None].float(), maps[0].shape[-2:], mode="area"
         )[:, 0]
-        shown = torch.from_numpy(picture.renderer.drawn(picture)[1]).float()  # [things, S, S]
-        cells = maps[-1].shape[-2:]
-        cover = functional.interpolate(shown[:, None], cells, mode="area")[:, 0].flatten(1)
-        most, which = cover.max(0)
-        placed = picture.arrangement.things
-        numbers = torch.tensor([self._names.number[one.thing.name] for one in placed])
-        sure = [sure_colours(one) for one in placed]
-        colours = torch.tensor([NAMES.index(next(iter(c))) if len(c) == 1 else -1 for c in sure])
-        seen = most >= _COVERED
+        attended = maps[-len(self._sight.mask_decoder.coarse)]
         return Looked(
             maps=maps,
             masks=(masks * 255).round().byte(),
             truth=np.packbits(truth, axis=-1),
             phrases=[segment.phrase for segment in sample.segments],
+            cells=self._cells(sample, attended.shape[-2:]),
+        )
+
+    def _cells(self, sample: Sample, grid: Sequence[int]) -> Cells:
+        picture: Any = sample.pictures[0]
+        shown = torch.from_numpy(picture.renderer.drawn(picture)[1]).float()  # [things, S, S]
+        cover = functional.interpolate(shown[:, None], tuple(grid), mode="area")[:, 0].flatten(1)
+        most, which = cover.max(0)
+        placed = picture.arrangement.things
+        numbers = torch.tensor([self._names.number.get(one.thing.name, -1) for one in placed])
+        sure = [sure_colours(one) for one in placed]
+        colours = torch.tensor([NAMES.index(next(iter(c))) if len(c) == 1 else -1 for c in sure])
+        seen = most >= _COVERED
+        return Cells(
             things=torch.where(seen, numbers[which], -1),
             colours=torch.where(seen, colours[which], -1),
         )
 
 
+class _Fresh(Dataset[list[Looked]]):
+    """The new pictures of each step."""
+
+    def __init__(self, looking: Looking, steps: range, fresh: int) -> None:
+        self._looking, self._steps, self._fresh = looking, steps, fresh
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, number: int) -> list[Looked]:
+        step = self._steps[number]
+        return self._looking.look(range(step * self._fresh, (step + 1) * self._fresh))
+
+
+def _own(looked: Looked) -> Looked:
+    """Copy what another process sent: to keep that would keep a file open for each tensor."""
+
+    def copied(cells: Cells) -> Cells:
+        return Cells(cells.things.clone(), cells.colours.clone())
+
+    return replace(
+        looked,
+        maps=tuple(one.clone() for one in looked.maps),
+        masks=looked.masks.clone(),
+        cells=copied(looked.cells),
+        tokens=None if looked.tokens is None else looked.tokens.clone(),
+        token_cells=None if looked.token_cells is None else copied(looked.token_cells),
+    )
+
+
 class Grounding(nn.Module):
-    """What learns: reader, mask decoder and projector.
+    """What learns: reader, mask decoder with what names its cells, and projector.
 
     Args:
         sight: Holds decoder and projector.
@@ -190,12 +291,13 @@ class Grounding(nn.Module):
         hidden_size = sight.projector.linear_2.out_features
         self.decoder, self.projector = decoder, sight.projector
         self.reader = PhraseReader(hidden_size=hidden_size, prompt_width=decoder.prompt_width)
+        self.naming = nn.Linear(decoder.prompt_width, hidden_size)
         self._scale = float(embedding.weight.detach().float().square().mean().sqrt())
-        self._frozen = (sight.tower, embedding, tokenizer)  # a tuple: no part of what is saved
+        self._frozen = (embedding, tokenizer)  # a tuple: no part of what is saved
 
     def prompts(self, phrases: list[str]) -> Tensor:
         """Read phrases; [M, P]."""
-        _, embedding, tokenizer = self._frozen
+        embedding, tokenizer = self._frozen
         told = tokenizer([f" {phrase}" for phrase in phrases], add_special_tokens=False).input_ids
         rows = [torch.tensor(ids[:LONGEST]) for ids in told]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -204,26 +306,39 @@ class Grounding(nn.Module):
             embeddings = embedding(ids).float()
         return self.reader(embeddings / self._scale, mask)
 
-    def logits(self, looked: list[Looked], asked: list[tuple[int, int]]) -> Tensor:
-        """Decode masks; ``asked`` tells picture and target of each; [M, h, w]."""
+    def forward(self, looked: list[Looked], asked: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Decode masks, and name the cells that the decoder attends to.
+
+        Args:
+            looked: Pictures.
+            asked: Picture and target of each mask.
+
+        Returns:
+            Logits [M, h, w], and a place among the language model's embeddings for each cell,
+            [G · K, D].
+        """
         maps = tuple(
             torch.stack(scale).float() for scale in zip(*(o.maps for o in looked), strict=True)
         )
+        embedding = self.decoder.embedding(maps)
         prompts = self.prompts([looked[row].phrases[target] for row, target in asked])
         image_of = torch.tensor([row for row, _ in asked])
-        return self.decoder(maps, prompts, image_of)
+        logits = self.decoder.masks(embedding, maps, prompts, image_of)
+        return logits, self.naming(embedding.flatten(2).transpose(1, 2).flatten(0, 1))
 
-    def projected(self, looked: list[Looked]) -> Tensor:
-        """Project the cells of pictures, [G · K, D]."""
-        tower: Any = self._frozen[0]
-        wanted = dict(zip((4, 8, 16, 32), zip(*(o.maps for o in looked), strict=True), strict=True))
-        features = tower.tokens({stride: torch.stack(m).float() for stride, m in wanted.items()})
-        return self.projector(features).flatten(0, 1)
+
+def take_what_fits(networks: Grounding, earlier: Mapping[str, Tensor]) -> None:
+    """Take the weights of earlier networks that have the same name and shape here."""
+    own = networks.state_dict()
+    fitting = {n: t for n, t in earlier.items() if n in own and t.shape == own[n].shape}
+    networks.load_state_dict(own | fitting)
+    console.log(f"{len(fitting)} of {len(own)} tensors begin as they were")
 
 
 def teach_grounding(
     networks: Grounding, names: Names, looking: Looking, held_out: list[Looked], *,
     steps: int, state: Path, fresh: int = 6, again: int = 6, masks: int = 3, lr: float = 1e-3,
+    workers: int = 0,
 ) -> None:  # fmt: skip
     """Train. Stopped, it goes on where it saved last.
 
@@ -238,6 +353,7 @@ def teach_grounding(
         again: Pictures seen before, a step.
         masks: Most masks a picture, a step.
         lr: Highest learning rate.
+        workers: Processes that look at pictures ahead.
     """
     parts: dict[str, Any] = {
         "networks": networks,
@@ -246,8 +362,8 @@ def teach_grounding(
     first = load_state(state, **parts)
     losses: list[Tensor] = []
     clock = time.monotonic()
-    for step in range(first, steps):
-        looked = looking.batch(step, fresh, again)
+    batches = looking.batches(range(first, steps), fresh, again, workers=workers)
+    for step, looked in enumerate(batches, first):
         chance = random.Random(f"asked/{step}")
         asked = [
             (row, target)
@@ -256,16 +372,12 @@ def teach_grounding(
         ]
         target = torch.stack([looked[row].masks[n] for row, n in asked]).float() / 255
         with torch.autocast("cpu", torch.bfloat16):
-            logits = networks.logits(looked, asked)
-            projected = networks.projected(looked)
+            logits, named = networks(looked, asked)
         logits = logits.float()
-        bce = functional.binary_cross_entropy_with_logits(logits, target)
-        dice = mask_dice_loss(logits, target)
-        naming, right = names.loss(
-            projected.float(),
-            torch.cat([one.things for one in looked]),
-            torch.cat([one.colours for one in looked]),
-        )
+        bce, dice = mask_losses(logits, target)
+        naming, right = names.loss(named.float(), Cells.of(one.cells for one in looked))
+        if looked[0].tokens is not None:
+            naming, right = _name_tokens(networks, names, looked, naming)
         (_BCE * bce + _DICE * dice + _NAMING * naming).backward()
         nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
         rise, fall = (step + 1) / _WARM_UP, (steps - step) / (_DECAY * steps)
@@ -286,6 +398,30 @@ def teach_grounding(
             clock = time.monotonic()
 
 
+def mask_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare masks [M, h, w] with how much of each cell is covered, 0 to 1, in two ways."""
+    bce = functional.binary_cross_entropy_with_logits(logits, target)
+    return bce, mask_dice_loss(logits, target)
+
+
+def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Add the two up as this stage weighs them."""
+    bce, dice = mask_losses(logits, target)
+    return _BCE * bce + _DICE * dice
+
+
+def _name_tokens(
+    networks: Grounding, names: Names, looked: list[Looked], naming: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Add the loss of the projector's names; its share of right ones is the one to tell."""
+    tokens = torch.stack([one.tokens for one in looked if one.tokens is not None])
+    shown = Cells.of(one.token_cells for one in looked if one.token_cells is not None)
+    with torch.autocast("cpu", torch.bfloat16):
+        projected = networks.projector(tokens.float()).flatten(0, 1)
+    loss, right = names.loss(projected.float(), shown)
+    return naming + loss + names.length_loss(projected.float(), shown), right
+
+
 @torch.no_grad()
 def score(networks: Grounding, looked: list[Looked], at_once: int = 8) -> float:
     """Return the cIoU of masks against the truth at full size."""
@@ -294,7 +430,7 @@ def score(networks: Grounding, looked: list[Looked], at_once: int = 8) -> float:
         part = looked[start : start + at_once]
         asked = [(row, n) for row, one in enumerate(part) for n in range(len(one.phrases))]
         with torch.autocast("cpu", torch.bfloat16):
-            logits = networks.logits(part, asked).float()
+            logits = networks(part, asked)[0].float()
         truth = torch.from_numpy(
             np.stack([np.unpackbits(part[row].truth[n], axis=-1) for row, n in asked])
         ).bool()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llmbind_cli.errors import IntegrityError
 from llmbind_cli.model.bound_model import BoundModel
-from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, HEADS_NAME, BundleConfig
+from llmbind_cli.model.config import ADAPTER_DIR, CONFIG_NAME, HEADS_NAME, BundleConfig, SightConfig
 from llmbind_cli.model.lora_moe_adapter import (
     adapter_state_dict,
     decoder_layer_of,
@@ -73,7 +73,13 @@ def trained_heads(model: BoundModel) -> dict[str, torch.nn.Parameter]:
 
 
 def read_heads(
-    bundle: Path, *, num_tokens: int, hidden_size: int, tied: bool, sight: Sight | None = None
+    bundle: Path,
+    *,
+    num_tokens: int,
+    hidden_size: int,
+    tied: bool,
+    sight: Sight | None = None,
+    ignored: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """Read and check the token rows of a bundle, and the heads of its sight.
 
@@ -83,6 +89,7 @@ def read_heads(
         hidden_size: ``D`` of the base.
         tied: Whether the base ties input and output embeddings.
         sight: What the bundle sees with, for the names and shapes of its heads.
+        ignored: Starts of the names of heads that are not wanted.
 
     Raises:
         IntegrityError: The file is missing, truncated, has other tensors or shapes than the
@@ -99,6 +106,9 @@ def read_heads(
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (num_tokens, hidden_size))
     if sight is not None:
         shapes |= {name: tuple(head.shape) for name, head in sight.heads().items()}
+    if ignored:
+        tensors = {n: tensor for n, tensor in tensors.items() if not n.startswith(ignored)}
+        shapes = {n: shape for n, shape in shapes.items() if not n.startswith(ignored)}
     check_tensors(path, tensors, shapes)
     return tensors
 
@@ -106,8 +116,8 @@ def read_heads(
 def restore_weights(model: BoundModel, bundle: Path, *, new_layers: Collection[int] = ()) -> None:
     """Copy what a bundle holds into a model of the same shapes, dtypes kept.
 
-    A model with more task tokens than the bundle, or with sight where the bundle has none, keeps
-    the initial values of what the bundle says nothing of.
+    A model with more task tokens than the bundle, or with sight where the bundle has none, or with
+    another mask decoder, keeps the initial values of what the bundle says nothing of.
 
     Args:
         model: The model, changed in place.
@@ -137,6 +147,7 @@ def restore_weights(model: BoundModel, bundle: Path, *, new_layers: Collection[i
         hidden_size=rows[INPUT_ROWS].shape[1],
         tied=OUTPUT_ROWS not in rows,
         sight=model.sight if earlier.sight is not None else None,
+        ignored=_other_heads(earlier.sight, model.config.sight),
     )
     with torch.no_grad():
         for name, parameter in adapter.items():
@@ -145,6 +156,14 @@ def restore_weights(model: BoundModel, bundle: Path, *, new_layers: Collection[i
             parameter[places] = saved[name].to(parameter)
         if model.sight is not None and earlier.sight is not None:
             model.sight.load_heads(saved)
+
+
+def _other_heads(earlier: SightConfig | None, now: SightConfig | None) -> tuple[str, ...]:
+    """Return how the names of those heads start that one sight cannot take from another."""
+    if earlier is None or now is None:
+        return ()
+    decoders = [(one.grounding_encoder, one.mask_decoder) for one in (earlier, now)]
+    return () if decoders[0] == decoders[1] else ("mask_decoder.", "prompt_projection.")
 
 
 def _places(bundle: Path, earlier: BundleConfig, now: BundleConfig) -> list[int]:

@@ -5,7 +5,9 @@ image's features and one sparse prompt a mask; and it gives what that one gives,
 encoder's square. Prompt and image attend to each other in both directions, then the image is scaled
 up and multiplied with a vector made from the mask token. What differs: finer maps of the encoder
 join on the way up, as in a feature pyramid (arXiv 1612.03144), since a light encoder's coarse map
-says little about edges.
+says little about edges; and the map that is attended to may first pass through some residual blocks
+(arXiv 2201.03545), once an image, since nothing else here makes more of a light encoder's features
+than a linear map of them.
 
 Notation: ``G`` images, ``M`` masks, ``P`` width of the prompt, ``C`` channels of a map, ``h × w``
 places of the map that is attended to.
@@ -28,16 +30,24 @@ class LightMaskDecoder(nn.Module):
 
     Args:
         channels: Channels of the maps, finest first; each map has half the side of the one before.
-            Attention runs on the last map but one; the last one is added to it.
         prompt_width: ``P``, a multiple of 4 · ``num_heads``.
         num_heads: Heads of each attention.
+        attended_maps: How many of the last maps are attended to, added up at the side of the finest
+            of them; the others join on the way up.
+        neck_layers: Residual blocks between those maps and the attention.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
     def __init__(
-        self, *, channels: Sequence[int], prompt_width: int = 128, num_heads: int = 4
+        self,
+        *,
+        channels: Sequence[int],
+        prompt_width: int = 128,
+        num_heads: int = 4,
+        attended_maps: int = 2,
+        neck_layers: int = 0,
     ) -> None:
         super().__init__()
         if not channels or min(channels) < 1:
@@ -47,10 +57,16 @@ class LightMaskDecoder(nn.Module):
                 f"prompt_width must be a multiple of 4 · num_heads, got {prompt_width} with "
                 f"{num_heads} heads"
             )
+        if attended_maps < 1 or neck_layers < 0:
+            raise ValueError(
+                f"attended_maps must be ≥ 1 and neck_layers ≥ 0, got {attended_maps} and "
+                f"{neck_layers}"
+            )
         self.prompt_width = prompt_width
-        num_coarse = min(2, len(channels))
+        num_coarse = min(attended_maps, len(channels))
         fine, coarse = channels[:-num_coarse], channels[-num_coarse:]
         self.coarse = nn.ModuleList(_Lateral(c, prompt_width) for c in coarse)
+        self.neck = nn.Sequential(*(_NeckBlock(prompt_width) for _ in range(neck_layers)))
         self.mask_token = nn.Parameter(torch.randn(prompt_width) * prompt_width**-0.5)
         self.layers = nn.ModuleList(_TwoWayLayer(prompt_width, num_heads) for _ in range(_LAYERS))
         self.final_attention = _Attention(prompt_width, num_heads)
@@ -75,25 +91,39 @@ class LightMaskDecoder(nn.Module):
         Returns:
             Logits at the resolution of the finest map, [M, h', w'].
         """
-        num_coarse = len(self.coarse)
-        attended = self._attended(maps[-num_coarse:])[image_of]  # [M, P, h, w]
+        return self.masks(self.embedding(maps), maps, prompts, image_of)
+
+    def embedding(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return what the prompts attend to, the same for all prompts of an image.
+
+        Args:
+            maps: Finest first, each [G, C, h, w].
+
+        Returns:
+            [G, P, h, w] at the side of the finest of the maps attended to.
+        """
+        first, *coarser = maps[-len(self.coarse) :]
+        embedding: Tensor = self.coarse[0](first)
+        for lateral, coarse in zip(self.coarse[1:], coarser, strict=True):
+            embedding = embedding + functional.interpolate(
+                lateral(coarse), embedding.shape[-2:], mode="bilinear", align_corners=False
+            )
+        refined: Tensor = self.neck(embedding)
+        return refined
+
+    def masks(
+        self, embedding: Tensor, maps: Sequence[Tensor], prompts: Tensor, image_of: Tensor
+    ) -> Tensor:
+        """Decode masks from an :meth:`embedding` [G, P, h, w]; the rest as for the whole."""
+        attended = embedding[image_of]  # [M, P, h, w]
         tokens = torch.stack([self.mask_token.expand_as(prompts), prompts], dim=1)  # [M, 2, P]
         tokens, image = self._attend(tokens, attended)
-        for step, fine in zip(self.up, reversed(maps[:-num_coarse]), strict=True):
+        for step, fine in zip(self.up, reversed(maps[: -len(self.coarse)]), strict=True):
             image = step(image, fine, image_of)
         weights = self.hyper(tokens[:, 0])  # [M, width + 1]
         logits: Tensor = torch.einsum("mc,mchw->mhw", weights[:, :-1], image)
         shifted: Tensor = logits + weights[:, -1, None, None]
         return shifted
-
-    def _attended(self, maps: Sequence[Tensor]) -> Tensor:
-        """Bring the coarse maps to one width and add them; [G, P, h, w]."""
-        first: Tensor = self.coarse[0](maps[0])
-        for lateral, coarser in zip(self.coarse[1:], maps[1:], strict=True):
-            first = first + functional.interpolate(
-                lateral(coarser), first.shape[-2:], mode="bilinear", align_corners=False
-            )
-        return first
 
     def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Let tokens [M, 2, P] and image [M, P, h, w] read each other."""
@@ -120,6 +150,23 @@ class _Lateral(nn.Module):
         """[G, C, h, w] → [G, width, h, w]."""
         mixed: Tensor = self.mix(self.norm(feature_map.movedim(1, -1)))
         return mixed.movedim(-1, 1)
+
+
+class _NeckBlock(nn.Module):
+    """Look at the neighbours channel by channel, then mix the channels; added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.neighbours = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, _MLP_RATIO * width), nn.GELU(), nn.Linear(_MLP_RATIO * width, width)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[G, P, h, w] → the same shape."""
+        mixed: Tensor = self.mlp(self.norm(self.neighbours(image).movedim(1, -1)))
+        return image + mixed.movedim(-1, 1)
 
 
 class _UpStep(nn.Module):

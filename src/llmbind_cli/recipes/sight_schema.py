@@ -64,8 +64,8 @@ class SightSection(Section):
         vision_tower: Feeds the language model.
         grounding_encoder: Feeds the mask decoder; without it the model answers about pictures and
             cuts nothing out.
-        mask_decoder: Settings of the light decoder that goes with EfficientNet: ``prompt_width``
-            and ``num_heads``.
+        mask_decoder: Settings of the light decoder that goes with EfficientNet: ``prompt_width``,
+            ``num_heads``, ``attended_maps`` and ``neck_layers``.
         image_marks: Two tokens of the base's tokenizer that stand around each picture.
         segment_prompt: How ``llmbind segment`` asks; ``{}`` stands for the instruction.
         mask_weight: λ_mask of Eq. (7).
@@ -77,7 +77,9 @@ class SightSection(Section):
 
     vision_tower: NetworkSection
     grounding_encoder: NetworkSection | None = None
-    mask_decoder: dict[Literal["prompt_width", "num_heads"], int] = Field(default={})
+    mask_decoder: dict[
+        Literal["prompt_width", "num_heads", "attended_maps", "neck_layers"], int
+    ] = Field(default={})
     image_marks: Marks | None = None
     segment_prompt: str = Field(default="{}", pattern=r"\{\}")
     mask_weight: float = Field(default=1.0, ge=0)

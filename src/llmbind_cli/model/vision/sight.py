@@ -188,9 +188,10 @@ class Sight(nn.Module):
 
     @torch.no_grad()
     def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy what was saved, dtypes kept; every name of :meth:`heads` must be there."""
+        """Copy heads, dtypes kept; those that are not among the tensors stay as they are."""
         for name, parameter in self.heads().items():
-            parameter.copy_(tensors[name])
+            if name in tensors:
+                parameter.copy_(tensors[name])
 
     def _grounding(self) -> GroundingEncoder:
         if self.grounding is None:

@@ -53,7 +53,6 @@ def main() -> None:
     stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
     stage.add_argument("--count", type=int, default=700, help="dialogues to read")
     stage.add_argument("--into", type=Path, help="bundle to go on from and to put both into")
-    stage.add_argument("--mask-steps", type=int, default=1000, help="of fitting to masks")
     stage.add_argument(
         "--states", type=Path, nargs="*", help="states.pt of the same language model, read before"
     )
@@ -131,7 +130,6 @@ def ground(arguments: argparse.Namespace) -> None:
 
 def speak(arguments: argparse.Namespace) -> None:
     """Fit the prompt projection to the states of the language model as it stands."""
-    from embedded_sight.grounding import Looking, Names
     from embedded_sight.joint import can_see, take_first_stage
     from embedded_sight.speaking import ReadPhrases, collect, give_decoder, teach_speaking
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
@@ -152,24 +150,13 @@ def speak(arguments: argparse.Namespace) -> None:
     else:
         read = collect(model, questions, arguments.count)
         read.save(arguments.work / "states.pt")
-    embedding = model.language_model.get_input_embeddings()
-    names = Names(embedding, model.tokenizer, sampler.known)
-    looking = Looking(questions, model.sight, names, teach_projector=False)
-    teach_speaking(
-        model,
-        teacher,
-        read,
-        looking,
-        path=arguments.work / "projection.pt",
-        steps=arguments.mask_steps,
-    )
+    teach_speaking(model, teacher, read, path=arguments.work / "projection.pt")
     if arguments.into is not None:
         steps = torch.load(arguments.work / "grounding.pt", weights_only=True)["step"]
         told = {
             "tool": "tools/embedded_sight, ground and speak",
             "steps": steps,
             "states": len(read.states),
-            "mask_steps": arguments.mask_steps,
             "seed": SEED,
         }
         give_decoder(arguments.into, model, told)

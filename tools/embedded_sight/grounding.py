@@ -374,7 +374,8 @@ def teach_grounding(
         with torch.autocast("cpu", torch.bfloat16):
             logits, named = networks(looked, asked)
         logits = logits.float()
-        bce, dice = mask_losses(logits, target)
+        bce = functional.binary_cross_entropy_with_logits(logits, target)
+        dice = mask_dice_loss(logits, target)
         naming, right = names.loss(named.float(), Cells.of(one.cells for one in looked))
         if looked[0].tokens is not None:
             naming, right = _name_tokens(networks, names, looked, naming)
@@ -396,18 +397,6 @@ def teach_grounding(
         if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
             console.log(f"held out: cIoU {score(networks, held_out):.3f}")
             clock = time.monotonic()
-
-
-def mask_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Compare masks [M, h, w] with how much of each cell is covered, 0 to 1, in two ways."""
-    bce = functional.binary_cross_entropy_with_logits(logits, target)
-    return bce, mask_dice_loss(logits, target)
-
-
-def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Add the two up as this stage weighs them."""
-    bce, dice = mask_losses(logits, target)
-    return _BCE * bce + _DICE * dice
 
 
 def _name_tokens(

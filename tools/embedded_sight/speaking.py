@@ -3,8 +3,7 @@
 Between the two trainings: the language model reads dialogues about pictures as it stands, and the
 projection learns to make the reader's prompts of the states that predict its ``seg`` tokens.
 States are collected once; the perceptron is then fitted in a minute, where the joint training,
-which sees each state once, would take hours. Then it learns from the masks themselves, since not
-all that tells two prompts apart matters to the decoder.
+which sees each state once, would take hours.
 
 Notation: ``M`` masks, ``D`` width of the language model, ``P`` width of the prompt.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedded_sight.grounding import Grounding, Looked, Looking, mask_loss
+from embedded_sight.grounding import Grounding
 from llmbind_cli.console import console
 from llmbind_cli.data.batches import SeenBatch
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
@@ -33,7 +31,6 @@ from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.checkpoint import CARD_NAME
 from llmbind_cli.model.config import CONFIG_NAME, HEADS_NAME, BundleConfig
-from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.training.model_card import training_card
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.seeing import SeeingCollator
@@ -41,7 +38,6 @@ from llmbind_cli.weights.atomic import write_atomically
 
 _BATCH, _LOG_EVERY = 8, 20
 _EPOCHS, _ROWS, _LR, _HELD_OUT = 200, 128, 1e-3, 0.1
-_SCENES, _MASKS = 6, 4
 _NOISE = 0.1
 
 
@@ -51,20 +47,17 @@ class ReadPhrases:
 
     Attributes:
         states: Those that predict the phrases' ``seg`` tokens, [M, D].
-        phrases: ``M`` of them, those of one scene after those of another.
-        scenes: Numbers of the scenes that they are about, in order.
+        phrases: ``M`` of them.
     """
 
     states: Tensor
     phrases: list[str]
-    scenes: list[int]
 
     @classmethod
     def of(cls, parts: Sequence[ReadPhrases]) -> ReadPhrases:
         """Put several one after another."""
         phrases = [phrase for part in parts for phrase in part.phrases]
-        scenes = [number for part in parts for number in part.scenes]
-        return cls(torch.cat([part.states for part in parts]), phrases, scenes)
+        return cls(torch.cat([part.states for part in parts]), phrases)
 
     @classmethod
     def load(cls, path: Path) -> ReadPhrases:
@@ -95,7 +88,7 @@ def collect(model: BoundModel, questions: SceneQuestions, count: int) -> ReadPhr
     samples = (_encoded(model, questions, number) for number in range(count))
     parts = list(read_states(model, samples))
     phrases = [phrase for seen, _ in parts for phrase in seen.phrases]
-    return ReadPhrases(torch.cat([found for _, found in parts]), phrases, list(range(count)))
+    return ReadPhrases(torch.cat([found for _, found in parts]), phrases)
 
 
 @torch.no_grad()
@@ -174,74 +167,6 @@ def fit(projection: nn.Module, states: Tensor, prompts: Tensor) -> float:
     return best
 
 
-def fit_to_masks(
-    sight: Sight, read: ReadPhrases, looking: Looking, *, steps: int, lr: float = 3e-4
-) -> tuple[float, float]:
-    """Fit the projection to the masks of the scenes that were read about; the decoder stays.
-
-    Args:
-        sight: Holds both.
-        read: The states.
-        looking: Gives the scenes by their numbers.
-        steps: Steps of 6 scenes with up to 4 masks each; the rate falls to 0.
-        lr: Rate of the first step.
-
-    Returns:
-        cIoU on a tenth of the scenes, set apart, before and after.
-
-    Raises:
-        ValueError: The scenes are others than those that were read about.
-    """
-    if sight.mask_decoder is None or sight.prompt_projection is None:
-        raise ValueError("the model must cut out")
-    projection, decoder = sight.prompt_projection, sight.mask_decoder
-    looked = [one for number in read.scenes for one in looking.look(range(number, number + 1))]
-    if [phrase for one in looked for phrase in one.phrases] != read.phrases:
-        raise ValueError("the scenes are not those that were read about")
-    states = read.states.split([len(one.phrases) for one in looked])
-    pairs = list(zip(looked, states, strict=True))
-    apart, learned = pairs[: len(pairs) // 10], pairs[len(pairs) // 10 :]
-
-    def logits_of(chosen: Sequence[tuple[Looked, Tensor]], hidden: Tensor) -> Tensor:
-        scales = zip(*(one.maps for one, _ in chosen), strict=True)
-        maps = tuple(torch.stack(scale).float() for scale in scales)
-        image_of = [row for row, (_, part) in enumerate(chosen) for _ in part]
-        with torch.autocast("cpu", torch.bfloat16):
-            return decoder(maps, projection(hidden), torch.tensor(image_of)).float()
-
-    @torch.no_grad()
-    def score() -> float:
-        overlap = union = 0
-        for start in range(0, len(apart), _SCENES):
-            part = apart[start : start + _SCENES]
-            found = logits_of(part, torch.cat([own for _, own in part])) > 0
-            true = torch.cat([one.masks for one, _ in part]) > 127
-            overlap += int((found & true).sum())
-            union += int((found | true).sum())
-        return overlap / max(1, union)
-
-    before = score()
-    optimizer = torch.optim.AdamW(projection.parameters(), lr=lr, weight_decay=0.05)
-    for step in range(steps):
-        chance = random.Random(f"masks/{step}")
-        chosen, targets = [], []
-        for one, own in chance.sample(learned, min(_SCENES, len(learned))):
-            rows = chance.sample(range(len(own)), min(_MASKS, len(own)))
-            chosen.append((one, own[rows]))
-            targets.append(one.masks[rows])
-        hidden = torch.cat([own for _, own in chosen])
-        noise = torch.randn(len(hidden), 1, generator=torch.Generator().manual_seed(step))
-        logits = logits_of(chosen, hidden * (1 + _NOISE * noise))
-        loss = mask_loss(logits, torch.cat(targets).float() / 255)
-        optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(projection.parameters()))
-        optimizer.step()
-        if (step + 1) % (_LOG_EVERY * 5) == 0:
-            console.log(f"step {step + 1}/{steps}: loss {loss.item():.4f}")
-    return before, score()
-
-
 def replace_heads(
     bundle: Path, tensors: Mapping[str, Tensor], *, dropped: tuple[str, ...] = ()
 ) -> None:
@@ -299,26 +224,18 @@ def give_decoder(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> No
         write_atomically(bundle / name, lambda file, payload=payload: file.write(payload))
 
 
-def teach_speaking(
-    model: BoundModel, teacher: Grounding, read: ReadPhrases, looking: Looking, *,
-    path: Path, steps: int,
-) -> None:  # fmt: skip
-    """Fit the projection to what was read, first to prompts and then to masks, and save it.
+def teach_speaking(model: BoundModel, teacher: Grounding, read: ReadPhrases, *, path: Path) -> None:
+    """Fit the projection to what was read, and save it.
 
     Args:
         model: Its projection is fitted in place.
         teacher: Reads phrases.
         read: By the model.
-        looking: Gives the scenes that were read about.
         path: File of the projection's weights.
-        steps: On masks.
     """
     if model.sight is None or model.sight.prompt_projection is None:
         raise ValueError("the model must cut out")
     projection = model.sight.prompt_projection
     best = fit(projection, read.states, read.prompts(teacher))
-    console.log(f"{len(read.states)} masks: {best:.3f} of the variance explained")
-    if steps:
-        before, after = fit_to_masks(model.sight, read, looking, steps=steps)
-        console.log(f"fitted to masks: cIoU {before:.3f} before, {after:.3f} after")
     torch.save(projection.state_dict(), path)
+    console.log(f"{len(read.states)} masks: {best:.3f} of the variance explained")

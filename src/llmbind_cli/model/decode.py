@@ -179,9 +179,9 @@ class _DecodingRun:
         self.input_ids = torch.empty(0)  # [B, T] after the first step: an id and what is guessed
         self.may_guess = _can_take_back(read.cache)
         if self.may_guess:
-            from llmbind_cli.model.reply_cache import with_room
+            from llmbind_cli.model.reply_cache import reply_cache
 
-            self.cache = with_room(read.cache, max_new_tokens + 1)  # a guess may be one too many
+            self.cache = reply_cache(read.cache)
 
     def advance(self) -> list[tuple[int, int]]:
         """Emit one id for each open row, and of a row that is alone all that were guessed rightly.

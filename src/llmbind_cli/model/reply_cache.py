@@ -1,7 +1,7 @@
-"""A KV cache with room for the reply, read in whole blocks.
+"""A KV cache for replies, which grows and is seen in whole blocks.
 
 transformers' own cache is as wide as what was read, and grows by copying all of it at each step.
-This one has its room from the beginning, and attention sees it up to the next multiple of
+This one grows by some blocks when it is full, and attention sees it up to the next multiple of
 :data:`~llmbind_cli.model.prompt_reading.LANES`; what lies beyond the last id is masked, as a gap
 is. So a row's sums over its keys do not depend on how many ids are read at a time.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from llmbind_cli.model.prompt_reading import LANES
+
+_GROWTH = 2 * LANES
 
 
 class ReplyLayer(DynamicLayer):
@@ -24,22 +26,23 @@ class ReplyLayer(DynamicLayer):
     Args:
         keys: Those of the prompts, [B, H, W, C].
         values: Likewise.
-        room: Columns to come.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         self._length = keys.shape[2]
-        columns = (0, 0, 0, _whole_blocks(self._length + room) - self._length)
-        self.keys = torch.nn.functional.pad(keys, columns)
-        self.values = torch.nn.functional.pad(values, columns)
+        self.keys, self.values = keys, values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write the next columns, [B, H, T, C]; return all up to the end of their block."""
         end = self._length + key_states.shape[2]
+        if end > self.keys.shape[2]:
+            columns = (0, 0, 0, _whole_blocks(end + _GROWTH) - self.keys.shape[2])
+            self.keys = functional.pad(self.keys, columns)
+            self.values = functional.pad(self.values, columns)
         self.keys[:, :, self._length : end] = key_states
         self.values[:, :, self._length : end] = value_states
         self._length = end
@@ -68,16 +71,11 @@ class ReplyLayer(DynamicLayer):
         self.keys, self.values = self.keys[indices], self.values[indices]
 
 
-def with_room(cache: Any, room: int) -> Any:
-    """Return a cache of :class:`ReplyLayer` with the same content.
-
-    Args:
-        cache: All of its layers are ``DynamicLayer``.
-        room: Most columns to come.
-    """
-    roomy = DynamicCache()
-    roomy.layers = [ReplyLayer(layer.keys, layer.values, room) for layer in cache.layers]
-    return roomy
+def reply_cache(cache: Any) -> Any:
+    """Return a cache of :class:`ReplyLayer` that goes on from one whose layers are dynamic ones."""
+    following = DynamicCache()
+    following.layers = [ReplyLayer(layer.keys, layer.values) for layer in cache.layers]
+    return following
 
 
 def _whole_blocks(columns: int) -> int:

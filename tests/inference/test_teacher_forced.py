@@ -58,7 +58,7 @@ def test_generated_and_forced_states_are_one(model, request_with_reply, monkeypa
     monkeypatch.setattr(
         decoding._DecodingRun,
         "_choose",
-        lambda run, _logits: torch.tensor([script[run.num_emitted]]),
+        lambda _self, _logits, step: torch.tensor([script[step]]),
     )
     ids = encode_chat(
         model.tokenizer,

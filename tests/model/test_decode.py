@@ -42,54 +42,6 @@ def test_sampling_depends_on_the_rows_own_seed_only(bound, prompts):
     assert [r.ids for r in together] != [r.ids for r in other]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_guesses_change_no_reply(bound, prompts, monkeypatch, temperature):
-    options = {"max_new_tokens": 40, "temperature": temperature}
-    with monkeypatch.context() as patch:
-        patch.setattr("llmbind_cli.model.decode._can_take_back", lambda _: False)
-        usual = [decode(bound, [p], seeds=[n], **options)[0] for n, p in enumerate(prompts)]
-    for seed, prompt in enumerate(prompts):
-        (guessed,) = decode(bound, [prompt], seeds=[seed], **options)
-        assert (guessed.ids, guessed.finished) == (usual[seed].ids, usual[seed].finished)
-
-
-def test_right_guesses_save_passes_and_wrong_ones_are_taken_back(bound, prompts, monkeypatch):
-    prompt = prompts[2]
-    (usual,) = decode(bound, [prompt], max_new_tokens=24)
-    widths = []
-    hook = bound.decoder.register_forward_pre_hook(
-        lambda _module, _arguments, keywords: widths.append(keywords["input_ids"].shape[1]),
-        with_kwargs=True,
-    )
-
-    def passes(guess):
-        monkeypatch.setattr("llmbind_cli.model.decode.guess_next", guess)
-        widths.clear()
-        (reply,) = decode(bound, [prompt], max_new_tokens=24)
-        assert reply.ids == usual.ids
-        assert min(widths) > 1
-        return len(widths)
-
-    def right(context, at_most):
-        return usual.ids[len(context) - len(prompt) :][:at_most]
-
-    def half_right(context, at_most):
-        return [*right(context, at_most)[:2], 7, 7, 7][:at_most]
-
-    every, most, some = passes(lambda *_: [7]), passes(right), passes(half_right)
-    hook.remove()
-    assert most <= every / 4 < some < every
-
-
-def test_only_a_row_that_is_alone_is_guessed_at(bound, prompts, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "llmbind_cli.model.decode.guess_next", lambda context, _: asked.append(context) or []
-    )
-    replies = decode(bound, prompts[:2], max_new_tokens=8)
-    assert len(asked) <= 8 - min(len(reply.ids) for reply in replies)
-
-
 def test_the_cache_changes_nothing(bound, prompts):
     """The literal way: the whole sequence through the model at every step, no grammar needed."""
     from llmbind_cli.model.chat_format import stop_ids
@@ -156,16 +108,6 @@ def test_outside_a_pair_a_closing_token_is_ruled_out(bound, prompts):
     (reply,) = decode(bound, prompts[:1], max_new_tokens=4)
     handle.remove()
     assert bound.token_table.ids["</gen>"] not in reply.ids
-
-
-def test_a_reply_calls_no_task_but_those_it_may(bound, prompts):
-    table = bound.token_table
-    handle = force(bound, "<gen>")
-    tasks = [None, {"segment"}, {"image"}, set()]
-    replies = decode(bound, prompts[:4], max_new_tokens=3, tasks=tasks)
-    handle.remove()
-    called = [table.ids["<gen>"] in reply.ids for reply in replies]
-    assert called == [True, False, True, False]
 
 
 def test_tokens_are_reported_as_they_come(bound, prompts):

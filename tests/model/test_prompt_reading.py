@@ -9,7 +9,7 @@ from llmbind_cli.model.decode import decode
 from llmbind_cli.model.prompt_reading import LANES, read_prompts, reads_together, width_with_gap
 
 SHARED = list(range(40, 52))
-LENGTHS = (1, 2, 9, 20, 3, 60, 20)
+LENGTHS = (1, 2, 9, 20, 3, 36, 20)
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def test_what_prompts_share_is_read_once(bound, prompts):
     shapes, read = columns_read(bound, prompts)
     opening, *rest = shapes
     assert opening == (1, width_with_gap(len(SHARED)))
-    # 13, 14, 15 and 21 ids take 32 columns, twice 32 take 64, and 72 take 96.
-    assert sorted(rest) == [(1, 84), (2, 52), (4, 20)]
+    # 13, 14 and 15 ids take 16 columns, 21 take 32, twice 32 take 48, and 48 take 64.
+    assert sorted(rest) == [(1, 20), (1, 52), (2, 36), (3, 4)]
     assert read.positions.tolist() == [len(prompt) for prompt in prompts]
     assert read.attention_mask.sum(dim=1).tolist() == read.positions.tolist()
 

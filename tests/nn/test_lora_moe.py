@@ -115,29 +115,6 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch() -> None:
     torch.testing.assert_close(layer(x), alone, **EXACT)
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 9])
-def test_a_few_tokens_take_the_products_of_many(
-    monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    """A CPU adds up products of fewer than four rows in another order."""
-    layer = make_layer().eval()
-    rows: list[int] = []
-    usual = functional.linear
-
-    def watched(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if weight.shape[0] < D_OUT:
-            rows.append(x.shape[0])
-        return usual(x, weight, bias)
-
-    monkeypatch.setattr(functional, "linear", watched)
-    x = torch.randn(9, D_IN, dtype=torch.float64)
-    with torch.no_grad():
-        whole, some = layer(x), layer(x[:count])
-    assert some.shape == (count, D_OUT)
-    torch.testing.assert_close(some, whole[:count], **EXACT)
-    assert min(rows) >= 4
-
-
 def test_renaming_the_experts_changes_nothing() -> None:
     layer, renamed = make_layer(), make_layer()
     for order in itertools.islice(itertools.permutations(range(4)), 1, 24, 5):

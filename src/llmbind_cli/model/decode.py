@@ -1,17 +1,14 @@
 """Batched decoding with a KV cache, a token grammar and captured hidden states.
 
-What one row gets does not depend on the other rows: prompts and replies are laid out so that sums
-keep their order (:mod:`llmbind_cli.model.prompt_reading`, :mod:`llmbind_cli.model.reply_cache`,
-:mod:`llmbind_cli.model.steady_attention`), and ids are chosen greedily, or sampled with uniform
-numbers drawn from the row's own seed. The last open row reads several ids at a time, guessed by
-:mod:`llmbind_cli.model.prompt_lookup`; those that are not what it chooses are taken back.
+What one row gets does not depend on the other rows: prompts are laid out so that sums keep their
+order (:mod:`llmbind_cli.model.prompt_reading`), and ids are chosen greedily, or sampled with
+uniform numbers drawn from the row's own seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +16,6 @@ from torch import Tensor
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.chat_format import stop_ids
-from llmbind_cli.model.prompt_lookup import guess_next
 from llmbind_cli.model.prompt_reading import (
     number_images,
     read_prompt,
@@ -29,10 +25,6 @@ from llmbind_cli.model.prompt_reading import (
 )
 from llmbind_cli.model.token_grammar import TokenGrammar
 from llmbind_cli.tokens import Payload
-
-GUESSED = 7
-"""Most ids guessed at a time: a pass reads them and the one before in at most 1.25 times the time
-of one (SmolLM2-135M, one thread of a CPU)."""
 
 
 @dataclass(kw_only=True)
@@ -75,7 +67,6 @@ def decode(
     seeds: Sequence[int] | None = None,
     openings: Sequence[Sequence[int]] | None = None,
     images: Sequence[Sequence[Tensor]] | None = None,
-    tasks: Sequence[Collection[str] | None] | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Reply]:
     """Answer a batch of prompts.
@@ -91,7 +82,6 @@ def decode(
         images: The pictures of each prompt in order, each as embeddings ``[K, D]``; they take the
             places of ``IMAGE_ID``. Prompts on one picture should name one tensor: what they begin
             with is then read once.
-        tasks: Tasks that each reply may call; ``None`` for all of them.
         on_token: Called with ``(row, id)`` for each emitted id, the end of turn left out.
 
     Returns:
@@ -109,7 +99,6 @@ def decode(
         prompts, table = number_images(prompts, images)
     openings = openings or [()] * len(prompts)
     seeds = seeds or [0] * len(prompts)
-    tasks = tasks or [None] * len(prompts)
     longest = max(len(prompt) + len(start) for prompt, start in zip(prompts, openings, strict=True))
     together = reads_together(model, width_with_gap(longest) + max_new_tokens)
     everything = range(len(prompts))
@@ -122,14 +111,15 @@ def decode(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seeds=[seeds[row] for row in rows],
-            tasks=[tasks[row] for row in rows],
             together=together,
             image_table=table,
         )
-        while run.rows:
-            for row, index in run.advance():
+        for step in range(max_new_tokens):
+            for row, index in run.advance(step):
                 if on_token is not None:
                     on_token(rows[row], index)
+            if not run.rows:
+                break
         replies += run.replies
     return replies
 
@@ -146,16 +136,14 @@ class _DecodingRun:
         max_new_tokens: int,
         temperature: float,
         seeds: Sequence[int],
-        tasks: Sequence[Collection[str] | None],
         together: bool,
-        image_table: Tensor | None,
+        image_table: Tensor | None = None,
     ) -> None:
         self.model = model
         self.replies = [Reply(ids=list(opening)) for opening in openings]
         self.rows = list(range(len(prompts)))
         self.grammar = TokenGrammar(model.token_table, stop_ids(model.tokenizer))
         self.states = self.grammar.start(openings, model.device)
-        self.barred = self.grammar.barred(tasks)  # [B, K]
         self.semantic_ids = {
             index
             for index, token in model.token_table.openers.items()
@@ -163,74 +151,25 @@ class _DecodingRun:
         }
         self.temperature = temperature
         self.uniform = _uniform(seeds, max_new_tokens, model.device)
-        self.most = max_new_tokens
-        self.contexts = [
-            [*prompt, *opening] for prompt, opening in zip(prompts, openings, strict=True)
-        ]
+        contexts = [[*prompt, *opening] for prompt, opening in zip(prompts, openings, strict=True)]
         read = (
-            read_prompts(model, self.contexts, image_table)
+            read_prompts(model, contexts, image_table)
             if together
-            else read_prompt(model, self.contexts[0], image_table)
+            else read_prompt(model, contexts[0], image_table)
         )
         self.cache, self.first = read.cache, read.hidden_states
         self.attention_mask = read.attention_mask  # [B, W + emitted]
         self.positions = read.positions  # [B], of the id that comes next
-        self.num_emitted = 0  # the same for all open rows
-        self.input_ids = torch.empty(0)  # [B, T] after the first step: an id and what is guessed
-        self.may_guess = _can_take_back(read.cache)
-        if self.may_guess:
-            from llmbind_cli.model.reply_cache import reply_cache
+        self.input_ids = torch.empty(0)  # [B, 1] after the first step
 
-            self.cache = reply_cache(read.cache)
-
-    def advance(self) -> list[tuple[int, int]]:
-        """Emit one id for each open row, and of a row that is alone all that were guessed rightly.
-
-        Returns:
-            ``(row, id)`` of what was emitted, ends of turns left out.
-        """
-        hidden = self.first[:, None] if self.num_emitted == 0 else self._forward()  # [B, T, D]
-        logits = self.model.output_head(hidden).float()  # [B, T, V]
-        emitted: list[tuple[int, int]] = []
-        num_read = hidden.shape[1]
-        for place in range(num_read):
-            allowed = self.grammar.constrain(logits[:, place], self.states, self.barred)
-            chosen = self._choose(allowed)  # [B]
-            keep = self._take(chosen, hidden[:, place])
-            emitted += [(self.rows[kept], self.replies[self.rows[kept]].ids[-1]) for kept in keep]
-            is_last = not keep or place + 1 == num_read or self.num_emitted == self.most
-            if is_last or int(chosen) != int(self.input_ids[0, place + 1]):
-                break
-        self._take_back(num_read - place - 1)
-        self._narrow(keep, chosen)
-        return emitted
-
-    def _forward(self) -> Tensor:
-        num_read = self.input_ids.shape[1]
-        ahead = torch.arange(num_read, device=self.positions.device)
-        output = self.model.decoder(
-            input_ids=self.input_ids,
-            attention_mask=self.attention_mask,
-            position_ids=self.positions[:, None] + ahead,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.positions += num_read
-        states: Tensor = output.last_hidden_state
-        return states
-
-    def _choose(self, logits: Tensor) -> Tensor:
-        if self.temperature == 0:
-            return logits.argmax(dim=-1)
-        cumulative = (logits / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        threshold = self.uniform[self.rows, self.num_emitted, None] * cumulative[:, -1:]
-        return (cumulative > threshold).int().argmax(dim=-1)  # inverse transform sampling
-
-    def _take(self, chosen: Tensor, hidden: Tensor) -> list[int]:
-        """Put what was chosen [B] into the replies; return the places of the rows that go on."""
+    def advance(self, step: int) -> list[tuple[int, int]]:
+        """Emit one id for each open row; return ``(row, id)`` of those that go on."""
+        hidden = self.first if step == 0 else self._forward()  # [B, D]
+        logits = self.model.output_head(hidden).float()  # [B, V]
+        logits = self.grammar.constrain(logits, self.states)
+        chosen = self._choose(logits, step)  # [B]
         self.states = self.grammar.next_states(self.states, chosen)
-        self.num_emitted += 1
-        keep = []
+        emitted, keep = [], []
         for place, (row, index) in enumerate(zip(self.rows, chosen.tolist(), strict=True)):
             reply = self.replies[row]
             if index in self.grammar.stop_ids:
@@ -239,46 +178,43 @@ class _DecodingRun:
             if index in self.semantic_ids:
                 reply.hidden_states[len(reply.ids)] = hidden[place].clone()
             reply.ids.append(index)
-            self.contexts[row].append(index)
+            emitted.append((row, index))
             keep.append(place)
-        return keep
+        self._narrow(keep, chosen)
+        return emitted
 
-    def _take_back(self, count: int) -> None:
-        """Forget the last ids that were read: they were guessed, and others were chosen."""
-        if count:
-            self.cache.crop(-count)
-            self.attention_mask = self.attention_mask[:, :-count]
-            self.positions -= count
+    def _forward(self) -> Tensor:
+        output = self.model.decoder(
+            input_ids=self.input_ids,
+            attention_mask=self.attention_mask,
+            position_ids=self.positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.positions += 1
+        last: Tensor = output.last_hidden_state[:, -1]
+        return last
+
+    def _choose(self, logits: Tensor, step: int) -> Tensor:
+        if self.temperature == 0:
+            return logits.argmax(dim=-1)
+        cumulative = (logits / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        threshold = self.uniform[self.rows, step, None] * cumulative[:, -1:]
+        return (cumulative > threshold).int().argmax(dim=-1)  # inverse transform sampling
 
     def _narrow(self, keep: list[int], chosen: Tensor) -> None:
-        """Drop rows that ended, so that the others do not pay for them; set what is read next."""
-        if self.num_emitted == self.most:
-            keep = []
+        """Drop rows that ended, so that the last open ones do not pay for them."""
         self.input_ids = chosen[:, None]
         if len(keep) < len(self.rows):
             index = torch.tensor(keep, dtype=torch.long, device=chosen.device)
             self.rows = [self.rows[place] for place in keep]
             self.input_ids, self.states = self.input_ids[index], self.states[index]
-            self.barred = self.barred[index]
             self.attention_mask = self.attention_mask[index]
             self.positions = self.positions[index]
             if keep:
                 self.cache.batch_select_indices(index)
-        if len(self.rows) == 1 and self.may_guess:
-            # Never one id alone: a CPU adds up the products of a single row in another order.
-            room = max(1, self.most - self.num_emitted - 1)
-            guessed = guess_next(self.contexts[self.rows[0]], min(GUESSED, room))
-            ahead = self.input_ids.new_tensor([guessed]) if guessed else self.input_ids
-            self.input_ids = torch.cat([self.input_ids, ahead], dim=1)
-        ones = self.attention_mask.new_ones(self.input_ids.shape)
+        ones = self.attention_mask.new_ones((len(self.rows), 1))
         self.attention_mask = torch.cat([self.attention_mask, ones], dim=1)
-
-
-def _can_take_back(cache: Any) -> bool:
-    """Tell whether a cache can drop its last columns; what a recurrent layer read stays read."""
-    from transformers.cache_utils import DynamicLayer
-
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def _uniform(seeds: Sequence[int], steps: int, device: torch.device) -> Tensor:

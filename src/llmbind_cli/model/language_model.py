@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from llmbind_cli.errors import IntegrityError, UnavailableError
-from llmbind_cli.model.steady_attention import make_steady
 from llmbind_cli.nn.device import choose_dtype
 
 _WITHIN_LLAVA = {
@@ -65,8 +64,6 @@ def load_language_model(directory: Path, *, device: torch.device, dtype: str) ->
             f"{directory}: {len(absent)} weights are missing or of another shape, "
             f"the first: {absent[0]}"
         )
-    if device.type == "cpu":
-        make_steady(model)
     return model.to(device) if "quantization_config" not in options else model
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.chat_format import IMAGE_ID
 
-LANES = 32
-"""Numbers in bfloat16 that the widest vector unit of an x86 CPU takes at a time."""
+LANES = 16
+"""Numbers that the widest vector unit of an x86 CPU adds at a time in float32."""
 
 _IDS_AT_ONCE = 4096
 

@@ -23,14 +23,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from llmbind_cli.errors import UsageError
-from llmbind_cli.nn.router import (
-    Router,
-    Routing,
-    filled_up,
-    product_dtype,
-    routing_dtype,
-    top_k_gates,
-)
+from llmbind_cli.nn.router import Router, Routing, product_dtype, routing_dtype, top_k_gates
+
+# Up to this many tokens, copying router and experts into one matrix costs more than one GEMM saves.
+STACK_FROM_TOKENS = 8
 
 
 class _Mixture(NamedTuple):
@@ -53,10 +49,6 @@ def _stack(down: Tensor, router_weight: Tensor | None, dtype: torch.dtype) -> Te
     if router_weight is None:
         return down.to(dtype)
     return torch.cat((down, router_weight)).to(dtype)
-
-
-def _as_they_are(rows: Tensor) -> Tensor:
-    return rows
 
 
 def _by_expert(activations: Tensor, num_experts: int) -> Tensor:
@@ -319,20 +311,17 @@ class LoraMoeLinear(nn.Module):
                 dtype,
             )
         else:
-            enough = filled_up if self._is_inference() else _as_they_are
-            rows = enough(output)
             logits = _mix_in_place(
-                rows,
-                enough(x),
+                output,
+                x,
                 down=self.lora_A,
                 up=self.lora_B,
                 router_weight=router_weight,
-                block_gates=None if block_gates is None else enough(block_gates),
+                block_gates=block_gates,
                 top_k=self.top_k,
                 scaling=self.scaling,
                 dtype=dtype,
             ).logits
-            output = rows[: x.shape[0]]
         if logits is not None:
             self.router.observe(logits.view(*leading_shape, self.num_experts))
         return output.view(*leading_shape, self.out_features)
@@ -360,22 +349,12 @@ class LoraMoeLinear(nn.Module):
         has_dropout = self.training and self.dropout.p > 0.0
         return None if is_trained or has_hooks or is_cast or has_dropout else weight
 
-    def _is_inference(self) -> bool:
-        return not (self.training or torch.is_grad_enabled())
-
     def _routing_made_elsewhere(self, x: Tensor, leading_shape: torch.Size) -> Routing | None:
-        """The block's routing, or one of the input before dropout; None to route in the GEMM.
-
-        Outside of training the router has a product of its own: beside the experts' columns it may
-        be added up in another order, by the number of tokens.
-        """
+        """The block's routing, or one of the input before dropout; None to route in the GEMM."""
         if self.router_is_shared and self.router.block_routing is not None:
             return self.router.block_routing
-        if (
-            self.router_is_shared
-            or self._is_inference()
-            or (self.training and self.dropout.p > 0.0)
-        ):
+        is_decoding = x.shape[0] <= STACK_FROM_TOKENS and not torch.is_grad_enabled()
+        if self.router_is_shared or is_decoding or (self.training and self.dropout.p > 0.0):
             return self.router.route(x.view(*leading_shape, self.in_features))
         return None
 

@@ -19,9 +19,6 @@ from torch.nn import functional
 
 ROUTER_INIT_STD = 0.02
 
-FEWEST_ROWS = 4
-"""Products of fewer rows go through another kernel on a CPU, which adds up in another order."""
-
 
 class Routing(NamedTuple):
     """Routing of the tokens of one block input.
@@ -56,17 +53,6 @@ def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
 def routing_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of logits and gates: float32, or float64 when the product itself is float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def filled_up(rows: Tensor) -> Tensor:
-    """Rows [T, …] with zeros below them up to :data:`FEWEST_ROWS`; themselves if there are as many.
-
-    What is computed of a row is then the same to the last bit however many others there are.
-    """
-    missing = FEWEST_ROWS - rows.shape[0]
-    if missing <= 0:
-        return rows
-    return torch.cat((rows, rows.new_zeros(missing, *rows.shape[1:])))
 
 
 def top_k_gates(logits: Tensor, top_k: int) -> Tensor:
@@ -180,12 +166,9 @@ class Router(nn.Module):
                 "its linears be called inside that block"
             )
         dtype = product_dtype(x, self.weight)
-        rows = x.reshape(-1, self.in_features).to(dtype)  # [T, D]
-        is_training = self.training or torch.is_grad_enabled()
-        enough = rows if is_training else filled_up(rows)
-        logits = functional.linear(enough, self.weight.to(dtype)).to(routing_dtype(dtype))
-        logits = logits[: rows.shape[0]]  # [T, N]
-        self.observe(logits.view(*x.shape[:-1], self.num_experts))
+        logits = functional.linear(x.to(dtype), self.weight.to(dtype)).to(routing_dtype(dtype))
+        self.observe(logits)
+        logits = logits.reshape(-1, self.num_experts)  # [T, N]
         return Routing(logits, top_k_gates(logits.detach(), self.top_k))
 
     def observe(self, logits: Tensor) -> None:

@@ -86,9 +86,8 @@ def collect(model: BoundModel, questions: SceneQuestions, count: int) -> ReadPhr
         count: Dialogues.
     """
     samples = (_encoded(model, questions, number) for number in range(count))
-    parts = list(read_states(model, samples))
-    phrases = [phrase for seen, _ in parts for phrase in seen.phrases]
-    return ReadPhrases(torch.cat([found for _, found in parts]), phrases)
+    parts = read_states(model, samples)
+    return ReadPhrases.of([ReadPhrases(found, list(seen.phrases)) for seen, found in parts])
 
 
 @torch.no_grad()

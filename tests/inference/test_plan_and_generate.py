@@ -8,6 +8,9 @@ import pytest
 from tiny_pipeline import save_pipeline
 
 from llmbind_cli.app import main
+from llmbind_cli.inference import planner
+from llmbind_cli.inference.requests import Request
+from llmbind_cli.model.decode import Reply
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +100,27 @@ def test_a_fixed_modality_opens_the_reply(llmbind_generate, replies):
     replies["cat"] = "a cat runs</vid_cap>"
     _, (line,), _ = llmbind_generate("--plan", "--modality", "video", "cat")
     assert (line["task"], line["prompt"]) == ("video", "a cat runs")
+
+
+@pytest.mark.parametrize(
+    ("modality", "allowed"),
+    [(None, None), ("video", {"video"}), ("segment", {"segment", "detect"})],
+)
+def test_a_fixed_modality_leaves_no_other_task(bound, monkeypatch, modality, allowed):
+    asked = {}
+
+    def decode(_model, prompts, *, openings, tasks, **_options):
+        asked["tasks"] = tasks
+        return [
+            Reply(ids=[*opening], finished=True)
+            for _, opening in zip(prompts, openings, strict=True)
+        ]
+
+    monkeypatch.setattr(planner, "decode", decode)
+    list(planner.Planner(bound, max_new_tokens=4).plan([
+        Request(id="1", prompt="cat", modality=modality)
+    ]))  # fmt: skip
+    assert asked["tasks"] == [allowed]
 
 
 def test_a_picture_is_drawn_and_recorded(llmbind_generate, replies, pipeline, tmp_path):

@@ -110,6 +110,16 @@ def test_outside_a_pair_a_closing_token_is_ruled_out(bound, prompts):
     assert bound.token_table.ids["</gen>"] not in reply.ids
 
 
+def test_a_reply_calls_no_task_but_those_it_may(bound, prompts):
+    table = bound.token_table
+    handle = force(bound, "<gen>")
+    tasks = [None, {"segment"}, {"image"}, set()]
+    replies = decode(bound, prompts[:4], max_new_tokens=3, tasks=tasks)
+    handle.remove()
+    called = [table.ids["<gen>"] in reply.ids for reply in replies]
+    assert called == [True, False, True, False]
+
+
 def test_tokens_are_reported_as_they_come(bound, prompts):
     seen = []
     replies = decode(

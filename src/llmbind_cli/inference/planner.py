@@ -20,7 +20,7 @@ from llmbind_cli.inference.states import text_of_state
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.chat_format import ChatTurn, encode_chat
 from llmbind_cli.model.decode import Reply, check_length, decode
-from llmbind_cli.model.vision.sight import SEGMENT
+from llmbind_cli.model.vision.sight import DETECT, SEGMENT
 from llmbind_cli.tokens import (
     Payload,
     ReplyError,
@@ -32,6 +32,8 @@ from llmbind_cli.tokens import (
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_POINTING = frozenset({SEGMENT, DETECT})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,7 @@ class Plan:
 class _Prompt:
     ids: list[int]
     opening: tuple[int, ...]
+    tasks: frozenset[str] | None
     seed: int
     images: tuple[Tensor, ...]
 
@@ -142,7 +145,11 @@ class Planner:
         seen = self._look_at([pictures[index] for index in prompts])
         jobs = [
             _Prompt(
-                ids=ids, opening=self._opening(requests[index]), seed=seeds[index], images=images
+                ids=ids,
+                opening=self._opening(requests[index]),
+                tasks=_tasks(requests[index].modality),
+                seed=seeds[index],
+                images=images,
             )
             for (index, ids), images in zip(prompts.items(), seen, strict=True)
         ]
@@ -210,6 +217,7 @@ class Planner:
                     seeds=[prompt.seed for prompt in prompts],
                     openings=[prompt.opening for prompt in prompts],
                     images=[prompt.images for prompt in prompts],
+                    tasks=[prompt.tasks for prompt in prompts],
                     on_token=self._on_token,
                 )
             )
@@ -253,3 +261,10 @@ class Planner:
             return call
         phrase = phrase_before(ids, call.position, self._model.tokenizer, self._model.token_table)
         return dataclasses.replace(call, prompt=phrase or prompt)
+
+
+def _tasks(modality: str | None) -> frozenset[str] | None:
+    """Return what a reply may call: whoever names a modality gets nothing else."""
+    if modality is None:
+        return None
+    return _POINTING if modality in _POINTING else frozenset({modality})

@@ -7,7 +7,7 @@ uniform numbers drawn from the row's own seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -67,6 +67,7 @@ def decode(
     seeds: Sequence[int] | None = None,
     openings: Sequence[Sequence[int]] | None = None,
     images: Sequence[Sequence[Tensor]] | None = None,
+    tasks: Sequence[Collection[str] | None] | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Reply]:
     """Answer a batch of prompts.
@@ -82,6 +83,7 @@ def decode(
         images: The pictures of each prompt in order, each as embeddings ``[K, D]``; they take the
             places of ``IMAGE_ID``. Prompts on one picture should name one tensor: what they begin
             with is then read once.
+        tasks: What each reply may call; ``None`` for all tasks of the bundle.
         on_token: Called with ``(row, id)`` for each emitted id, the end of turn left out.
 
     Returns:
@@ -99,6 +101,7 @@ def decode(
         prompts, table = number_images(prompts, images)
     openings = openings or [()] * len(prompts)
     seeds = seeds or [0] * len(prompts)
+    tasks = tasks or [None] * len(prompts)
     longest = max(len(prompt) + len(start) for prompt, start in zip(prompts, openings, strict=True))
     together = reads_together(model, width_with_gap(longest) + max_new_tokens)
     everything = range(len(prompts))
@@ -111,6 +114,7 @@ def decode(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seeds=[seeds[row] for row in rows],
+            tasks=[tasks[row] for row in rows],
             together=together,
             image_table=table,
         )
@@ -136,6 +140,7 @@ class _DecodingRun:
         max_new_tokens: int,
         temperature: float,
         seeds: Sequence[int],
+        tasks: Sequence[Collection[str] | None],
         together: bool,
         image_table: Tensor | None = None,
     ) -> None:
@@ -144,6 +149,7 @@ class _DecodingRun:
         self.rows = list(range(len(prompts)))
         self.grammar = TokenGrammar(model.token_table, stop_ids(model.tokenizer))
         self.states = self.grammar.start(openings, model.device)
+        self.barred = self.grammar.barred(tasks, model.device)
         self.semantic_ids = {
             index
             for index, token in model.token_table.openers.items()
@@ -166,7 +172,7 @@ class _DecodingRun:
         """Emit one id for each open row; return ``(row, id)`` of those that go on."""
         hidden = self.first if step == 0 else self._forward()  # [B, D]
         logits = self.model.output_head(hidden).float()  # [B, V]
-        logits = self.grammar.constrain(logits, self.states)
+        logits = self.grammar.constrain(logits, self.states, self.barred)
         chosen = self._choose(logits, step)  # [B]
         self.states = self.grammar.next_states(self.states, chosen)
         emitted, keep = [], []
@@ -209,6 +215,7 @@ class _DecodingRun:
             index = torch.tensor(keep, dtype=torch.long, device=chosen.device)
             self.rows = [self.rows[place] for place in keep]
             self.input_ids, self.states = self.input_ids[index], self.states[index]
+            self.barred = self.barred[index]
             self.attention_mask = self.attention_mask[index]
             self.positions = self.positions[index]
             if keep:

@@ -3,12 +3,13 @@
 A reply is outside every pair (state 0) or inside one (state ``k`` for the ``k``-th pair). Outside,
 closing tokens are ruled out. Inside, the only task token allowed is the one that closes the pair:
 what probability the model gives to ending in any other way (another closing token, the end of the
-turn) goes to that token. The choice of the task itself stays the model's.
+turn) goes to that token. The choice of the task itself stays the model's, among those that the
+request allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class TokenGrammar:
     def __init__(self, table: TokenTable, stop_ids: frozenset[int]) -> None:
         pairs = [t for t in table.tokens if t.close is not None]
         self.stop_ids = stop_ids
+        self._task_of = {table.ids[t.open]: t.task for t in table.tokens}
         self._ids = torch.tensor([*table.ids.values(), *sorted(stop_ids)], dtype=torch.long)
         columns = {int(index): column for column, index in enumerate(self._ids)}
         size = len(self._ids)
@@ -56,12 +58,27 @@ class TokenGrammar:
                 states[row : row + 1] = self.next_states(states[row : row + 1], chosen)
         return states
 
-    def constrain(self, logits: Tensor, states: Tensor) -> Tensor:
+    def barred(self, tasks: Sequence[Collection[str] | None], device: torch.device) -> Tensor:
+        """Return which task tokens each of ``B`` replies may not have, bool ``[B, K]``.
+
+        Args:
+            tasks: Tasks that each reply may call; ``None`` for all of them.
+            device: Where to put it.
+        """
+        called = [self._task_of.get(index) for index in self._ids.tolist()]
+        rows = [
+            [allowed is not None and task is not None and task not in allowed for task in called]
+            for allowed in tasks
+        ]
+        return torch.tensor(rows, dtype=torch.bool, device=device)
+
+    def constrain(self, logits: Tensor, states: Tensor, barred: Tensor | None = None) -> Tensor:
         """Rule out what the grammar forbids.
 
         Args:
             logits: ``[B, V]`` fp32.
             states: ``[B]`` int64.
+            barred: Task tokens that are ruled out besides, ``[B, K]`` as of :meth:`barred`.
 
         Returns:
             Logits ``[B, V]`` of the allowed ids; forbidden ones are −inf.
@@ -75,6 +92,8 @@ class TokenGrammar:
         inside = (states > 0)[:, None]
         special = torch.where(closing & inside, total, special)
         special = special.masked_fill(~self._allowed[states], float("-inf"))
+        if barred is not None:
+            special = special.masked_fill(barred, float("-inf"))
         return logits.index_copy(1, self._ids, special)
 
     def next_states(self, states: Tensor, chosen: Tensor) -> Tensor:

@@ -190,6 +190,27 @@ def test_a_report_that_cannot_be_written_fails_first(folder, run, tmp_path):
     assert "needs a folder" in error
 
 
+def test_the_first_of_several_pictures_of_a_request_is_scored(folder, write_lines, run):
+    true = folder("true", {"a": FULL, "b": FULL})
+    folder("made", {"1": EMPTY, "2": FULL, "3": FULL})
+    names = {"1": "a", "2": "a", "3": "b"}
+    lines = [
+        {"id": item, "status": "ok", "prompt": name, "files": [{"path": f"{name}.png"}]}
+        for name, item in names.items()
+    ]
+    sides = ("--pred", write_lines("made/m.jsonl", *lines), "--ref", true)
+    code, _, error = run("--metric", "PSNR", *sides)
+    assert code == 65
+    assert "--first-of-each" in error
+    code, out, _ = run("--metric", "PSNR", *sides, "--first-of-each", "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["metrics"]["PSNR"]["n"] == 2
+    assert "of 1 of 2 requests the first file alone" in report["metrics"]["PSNR"]["notes"]
+    (card,) = report["protocol"]["scorings"]
+    assert card["parameters"]["first_of_each"] is True
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -198,6 +219,7 @@ def test_a_report_that_cannot_be_written_fails_first(folder, run, tmp_path):
         (["--metric", "cIoU", "--metric", "cIoU"], "given twice"),
         (["--metric", "cIoU", "--fail-under", "SSIM=1"], "this run gives cIoU only"),
         (["--metric", "PSNR", "--ignore-label", "255"], "is for masks"),
+        (["--metric", "cIoU", "--first-of-each"], "is for media"),
         (["--metric", "PSNR", "--model", "other"], "no bundle is loaded"),
         (["recipe.toml", "--metric", "PSNR"], "the recipe says this"),
     ],

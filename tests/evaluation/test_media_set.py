@@ -10,6 +10,7 @@ import pytest
 
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.evaluation.media_set import pair_up, read_media_set
+from llmbind_cli.evaluation.prompts import read_prompts
 from llmbind_cli.weights.hashes import sha256_file
 
 DOT = [[0, 255]]
@@ -109,9 +110,28 @@ def test_of_several_lines_of_a_call_the_last_counts(folder, write_lines):
     failed = {"id": "1", "status": "failed", "task": "text", "error": {"message": "no"}}
     manifest = write_lines("out/m.jsonl", failed, line("1", "2.png"), line("1", "1.png"))
     assert [file.name for file in read_media_set(manifest).files.values()] == ["1.png"]
-    two_calls = [line("1", "1.png", prompt="a"), line("1", "2.png", prompt="b")]
-    with pytest.raises(InputDataError, match=r"share an id: 1 \(1\.png, 2\.png\)"):
-        read_media_set(write_lines("out/m.jsonl", *two_calls))
+
+
+def test_of_several_calls_of_a_request_the_first_counts_where_that_is_asked_for(
+    folder, write_lines
+):
+    place = folder("out", {"1": DOT, "2": DOT, "3": DOT})
+    calls = [
+        line("1", "2.png", prompt="a"),
+        line("3", "3.png", prompt="c"),
+        line("1", "1.png", prompt="b"),
+    ]
+    manifest = write_lines("out/m.jsonl", *calls)
+    with pytest.raises(InputDataError, match=r"1 \(2\.png, 1\.png\); --first-of-each scores"):
+        read_media_set(manifest)
+    found = read_media_set(manifest, first_of_each=True)
+    assert {item: file.name for item, file in found.files.items()} == {"1": "2.png", "3": "3.png"}
+    assert found.left_out == ("1",)
+    assert read_prompts(None, manifest, first_of_each=True).words["1"] == "a"
+    manifest.unlink()
+    shutil.copy(place / "1.png", place / "1.PNG")
+    with pytest.raises(InputDataError, match=r"share an id: 1 \(1\.PNG, 1\.png\)$"):
+        read_media_set(place, first_of_each=True)  # what is no call has no first
 
 
 def test_faults_of_a_manifest_are_listed_together(folder, write_lines):

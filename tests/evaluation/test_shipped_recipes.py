@@ -46,7 +46,7 @@ def test_each_names_its_protocol(name):
                 folder = path.parts[1]
                 assert any(line.startswith(folder) for line in card.layout), path
             elif path.parts[0] != "{work}":
-                assert path.is_file(), path
+                assert path.exists(), path
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -204,19 +204,28 @@ def test_one_scoring_minus_another(run, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_embedded_suite_runs_and_its_gates_fail(run, tmp_path, monkeypatch, embedded_base):
-    """On a tenth of its requests; the whole takes minutes."""
+def test_the_embedded_suite_runs_and_its_gates_fail(
+    run, tmp_path, monkeypatch, embedded_base, embedded_sight
+):
+    """On a part of its requests and scenes; the whole takes minutes."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(FOLDER, tmp_path / "eval")
-    asked = tmp_path / "eval" / "embedded-requests.jsonl"
-    asked.write_text("".join(asked.read_text().splitlines(keepends=True)[::10]))
-    recipe = tmp_path / "eval" / "embedded.toml"
-    recipe.write_text(recipe.read_text().replace("samples = 260", "samples = 26"))
+    recipe, scenes = tmp_path / "eval" / "embedded.toml", tmp_path / "eval" / "embedded-scenes"
+    for path in (recipe.with_name("embedded-requests.jsonl"), *scenes.glob("*.jsonl")):
+        step = 8 if path.parent == scenes else 10
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[::step]))
+    text = recipe.read_text()
+    for whole, part in ((260, 26), (64, 8), (32, 4)):
+        text = text.replace(f"samples = {whole}\n", f"samples = {part}\n")
+    recipe.write_text(text)
     code, out, error = run(recipe, "--report", "out", "--offline", "--json")
     assert code == 0, error
     report = json.loads(out)
     value = report["metrics"]["requests/routing"]["value"]
     assert value > 0.5  # of 26 requests, so it may lie far from that of all
+    assert report["metrics"]["masks/gIoU"]["value"] > 0.5
+    assert report["metrics"]["answers/exact_match"]["n"] == 4
+    assert "written/FD-effnet-lite0 − raw/FD-effnet-lite0" in report["details"]["differences"]
     load = report["details"]["requests/routing"]["router_load"]
     for routers in load.values():
         for shares in routers.values():
@@ -225,3 +234,4 @@ def test_the_embedded_suite_runs_and_its_gates_fail(run, tmp_path, monkeypatch, 
         "report.json", "report.md", "report.html", "junit.xml", "items.jsonl",
     }  # fmt: skip
     assert run(recipe, "--offline", "--fail-under", f"requests/routing={value + 0.001}")[0] == 4
+    assert run(recipe, "--offline", "--fail-over", "raw/FD-effnet-lite0=1")[0] == 4

@@ -10,10 +10,14 @@ For each of the two held-out rows, ``held_out_scenes`` (pairs of things never se
 - ``asked.jsonl``: the same wishes as people put them, and questions that words answer, each with
   its ``task``
 - ``answers.jsonl``: those questions with their answers
+
+And a few scenes of the first row for the suite that comes with the package: of at most three things
+on plain ground, with captions to draw them by.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,14 +25,15 @@ from typing import Any
 
 from llmbind_cli.data.rle import coco_rle
 from llmbind_cli.data.sample import Sample
-from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+from llmbind_cli.data.scenes.arrangements import Arrangement, ArrangementSampler
 from llmbind_cli.data.scenes.pictures import SceneRenderer
-from llmbind_cli.data.scenes.questions import QuestionKind, SceneQuestions
+from llmbind_cli.data.scenes.questions import QuestionKind, SceneQuestions, describe
 
 ROWS = ("held_out_scenes", "held_out_things")
-SEED = 1021
+SEED, SUITE_SEED = 1021, 2021
 _POINTING: tuple[QuestionKind, ...] = ("refer", "spatial", "reason")
 _ANSWERED: tuple[QuestionKind, ...] = ("presence", "count", "colour", "name", "relation")
+_SUITE_THINGS = 3
 
 
 def write_held_out(
@@ -49,16 +54,38 @@ def write_held_out(
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
         asked: list[dict[str, Any]] = []
         for kind in _POINTING:
-            samples = _samples(sampler, renderer, row, (kind,), count)
-            asked += _write_pointing(folder, kind, samples)
-        questions = list(_samples(sampler, renderer, row, _ANSWERED, count))
-        lines = [_line(folder, sample) for sample in questions]
-        answers = [
-            line | {"answer": sample.turns[1].text}
-            for line, sample in zip(lines, questions, strict=True)
-        ]
-        _write(folder / "answers.jsonl", answers)
+            samples = _samples(sampler, renderer, row, (kind,))
+            asked += _write_pointing(folder, kind, itertools.islice(samples, count))
+        samples = _samples(sampler, renderer, row, _ANSWERED)
+        lines = _write_answered(folder, itertools.islice(samples, count))
         _write(folder / "asked.jsonl", [*asked, *(line | {"task": "text"} for line in lines)])
+
+
+def write_suite(out: Path, world: Any, renderer: SceneRenderer, *, count: int) -> None:
+    """Write ``refer.jsonl``, ``refer-masks.jsonl``, ``answers.jsonl`` and ``captions.jsonl``.
+
+    Args:
+        out: Folder.
+        world: The things.
+        renderer: Draws them.
+        count: Expressions, and questions; each has a picture and a caption of its own.
+    """
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    sampler = ArrangementSampler(world, SUITE_SEED, split="held_out_scenes", grounds={"plain": 1.0})
+
+    def few(*kinds: QuestionKind) -> list[Sample]:
+        samples = _samples(sampler, renderer, "suite", kinds)
+        fitting = (one for one in samples if len(_arrangement(one).things) <= _SUITE_THINGS)
+        return list(itertools.islice(fitting, count))
+
+    pointing, answered = few("refer"), few(*_ANSWERED)
+    _write_pointing(out, "refer", iter(pointing))
+    _write_answered(out, iter(answered))
+    captions = [
+        {"id": _name(sample), "prompt": describe(_arrangement(sample))}
+        for sample in (*pointing, *answered)
+    ]
+    _write(out / "captions.jsonl", captions)
 
 
 def _samples(
@@ -66,7 +93,6 @@ def _samples(
     renderer: SceneRenderer,
     row: str,
     kinds: tuple[QuestionKind, ...],
-    count: int,
 ) -> Iterator[Sample]:
     asked = SceneQuestions(
         sampler,
@@ -77,7 +103,7 @@ def _samples(
         tied=True,
         held_out_targets=row == "held_out_things" and len(kinds) == 1,
     )
-    return (asked[number] for number in range(count))
+    return (asked[number] for number in itertools.count())
 
 
 def _write_pointing(folder: Path, kind: str, samples: Iterator[Sample]) -> list[dict[str, Any]]:
@@ -92,12 +118,32 @@ def _write_pointing(folder: Path, kind: str, samples: Iterator[Sample]) -> list[
     return asked
 
 
+def _write_answered(folder: Path, samples: Iterator[Sample]) -> list[dict[str, Any]]:
+    """Write ``answers.jsonl``; return its lines without the answers."""
+    lines, answers = [], []
+    for sample in samples:
+        lines.append(_line(folder, sample))
+        answers.append(lines[-1] | {"answer": sample.turns[1].text})
+    _write(folder / "answers.jsonl", answers)
+    return lines
+
+
 def _line(folder: Path, sample: Sample) -> dict[str, Any]:
     """Return a sample's request, and write its picture."""
-    name = sample.id.replace("/", "-")
-    path = folder / "pictures" / f"{name}.png"
-    sample.pictures[0].load().save(path)
-    return {"id": name, "prompt": sample.turns[0].text, "image": str(path.resolve())}
+    name = _name(sample)
+    image = f"pictures/{name}.png"
+    sample.pictures[0].load().save(folder / image, optimize=True)
+    return {"id": name, "prompt": sample.turns[0].text, "image": image}
+
+
+def _name(sample: Sample) -> str:
+    return sample.id.replace("/", "-")
+
+
+def _arrangement(sample: Sample) -> Arrangement:
+    picture: Any = sample.pictures[0]
+    arrangement: Arrangement = picture.arrangement
+    return arrangement
 
 
 def _write(path: Path, lines: list[dict[str, Any]]) -> None:

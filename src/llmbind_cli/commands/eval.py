@@ -104,6 +104,13 @@ def eval(
         Compat | None,
         typer.Option("--compat", show_default=False, help="Give cIoU and gIoU with LISA's digits."),
     ] = None,
+    first_of_each: Annotated[
+        bool,
+        typer.Option(
+            "--first-of-each",
+            help="Of several files that a manifest has of a request, score the first.",
+        ),
+    ] = False,
     extrapolate: Annotated[
         bool,
         typer.Option(
@@ -234,6 +241,7 @@ def eval(
         prompts=prompts,
         ignore_label=ignore_label,
         compat=compat.value if compat else None,
+        first_of_each=first_of_each,
         save_stats=save_stats,
     )
     mode = asked.mode(dry_run=dry_run, extrapolate=extrapolate)
@@ -300,6 +308,7 @@ class _Asked:
     prompts: Path | None
     ignore_label: int | None
     compat: Literal["lisa"] | None
+    first_of_each: bool
     save_stats: Path | None
 
     def mode(self, *, dry_run: bool, extrapolate: bool) -> Literal["recipe", "score", "statistics"]:
@@ -311,6 +320,7 @@ class _Asked:
             "--prompts": self.prompts,
             "--ignore-label": self.ignore_label,
             "--compat": self.compat,
+            "--first-of-each": self.first_of_each,
             "--save-stats": self.save_stats,
             "--extrapolate": extrapolate,
         }
@@ -356,5 +366,6 @@ def _score(asked: _Asked, mode: str, gates: list[Gate], settings: EvalSettings) 
         prompts=asked.prompts,
         ignore_label=asked.ignore_label,
         compat=asked.compat,
+        first_of_each=asked.first_of_each,
     )
     run_eval([scoring], gates, settings)

@@ -56,17 +56,20 @@ def requests_or_masks_card(path: Path) -> DataCard:
     return lines_card(path) if path.suffix == ".jsonl" else set_card(read_mask_set(path))
 
 
-def prompts_card(prompts: Path | None, predictions: Path) -> DataCard:
+def prompts_card(
+    prompts: Path | None, predictions: Path, *, first_of_each: bool = False
+) -> DataCard:
     """Return the card of the words that media are scored by.
 
     Args:
         prompts: File of words; ``None``: those of the predictions' manifest.
         predictions: Folder or manifest.
+        first_of_each: Of several lines that a manifest has of an id, take the first.
 
     Raises:
         InputDataError: They are missing or cannot be read.
     """
-    words = read_prompts(prompts, predictions)
+    words = read_prompts(prompts, predictions, first_of_each=first_of_each)
     count = len(words.words)
     return DataCard(path=clean(words.path), kind="lines", sha256=words.sha256, count=count)
 

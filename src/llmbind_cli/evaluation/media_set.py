@@ -33,6 +33,7 @@ class MediaSet:
         files: Id → file, sorted by id.
         digests: Id → SHA-256 of its file, in the same order.
         sha256: Over the ids and the hashes of the files; see :func:`digest_of`.
+        left_out: Ids of which a manifest has further files, which are left out.
     """
 
     path: str
@@ -40,16 +41,18 @@ class MediaSet:
     files: dict[str, Path]
     digests: dict[str, str]
     sha256: str
+    left_out: tuple[str, ...] = ()
 
 
-def read_media_set(path: Path) -> MediaSet:
+def read_media_set(path: Path, *, first_of_each: bool = False) -> MediaSet:
     """Find the files of a folder or manifest, and hash them.
 
     Args:
         path: A folder, or a ``.jsonl`` file in the format of ``llmbind``'s manifests.
+        first_of_each: Of several files that a manifest has of an id, take the first.
 
     Raises:
-        InputDataError: It is missing or empty, two files share an id, a manifest line is broken
+        InputDataError: It is missing or empty, other files share an id, a manifest line is broken
             or tells of a failure, or a file is missing or not the one that the manifest hashed.
     """
     manifests = manifests_of(path)
@@ -69,9 +72,10 @@ def read_media_set(path: Path) -> MediaSet:
         if item in files:
             twice.setdefault(item, [files[item].name]).append(file.name)
         files.setdefault(item, file)
-    if twice:
+    if twice and not (first_of_each and manifests):
         names = [f"{item} ({', '.join(same)})" for item, same in sorted(twice.items())]
-        raise InputDataError(f"{path}: several files share an id: {listed(names)}")
+        hint = "; --first-of-each scores the first of each" if manifests else ""
+        raise InputDataError(f"{path}: several files share an id: {listed(names)}{hint}")
     files = dict(sorted(files.items()))
     digests = {item: sha256_file(file) for item, file in files.items()}
     return MediaSet(
@@ -80,6 +84,7 @@ def read_media_set(path: Path) -> MediaSet:
         files=files,
         digests=digests,
         sha256=digest_of(digests),
+        left_out=tuple(sorted(twice)),
     )
 
 

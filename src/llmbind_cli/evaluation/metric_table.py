@@ -28,6 +28,9 @@ WITHOUT_REFERENCES = frozenset({"logits", "words"})
 WITH_WORDS = frozenset({"words", "directions"})
 """Families that are scored beside words: ``--prompts``, or those of a manifest."""
 
+OF_FILES = frozenset({"pairs", "features", "logits", "words", "directions", "perceptual"})
+"""Families that score pictures, clips or sounds, one file for each request."""
+
 EXTRAPOLATED = "-infinity"
 """After the name of a Fréchet distance: the one extrapolated to infinitely many predictions."""
 

@@ -33,17 +33,20 @@ class Prompts:
     sha256: str
 
 
-def read_prompts(prompts: Path | None, predictions: Path) -> Prompts:
+def read_prompts(
+    prompts: Path | None, predictions: Path, *, first_of_each: bool = False
+) -> Prompts:
     """Read the words that a scoring needs.
 
     Args:
         prompts: A file of lines with ``id`` and ``prompt``, for edits ``source`` too; ``None``: the
             prompts in the manifest of the predictions.
         predictions: A folder with a manifest, or a manifest; else ``prompts`` is needed.
+        first_of_each: Of several lines that a manifest has of an id, take the first.
 
     Raises:
         UsageError: There is neither a file of prompts nor a manifest.
-        InputDataError: A line is broken or has no words, or two lines of an id differ.
+        InputDataError: A line is broken or has no words, or two lines of an id differ otherwise.
     """
     if prompts is not None:
         files = [prompts]
@@ -63,6 +66,8 @@ def read_prompts(prompts: Path | None, predictions: Path) -> Prompts:
         for place, fields in _lines(file, faults):
             if prompts is None and fields.get("status") != "ok":
                 continue  # a manifest keeps the line of a call that failed and was run again
+            if prompts is None and first_of_each and normalised(fields["id"]) in words:
+                continue
             for key, found in ((AFTER, words), (BEFORE, before)):
                 _take(found, fields, key, place, faults)
     faults.raise_if_any()

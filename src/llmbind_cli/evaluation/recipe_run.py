@@ -132,6 +132,7 @@ def _scorings(recipe: EvalRecipe) -> list[Scoring]:
             compat=score.compat,
             samples=score.samples,
             minus=score.minus,
+            first_of_each=score.first_of_each,
         )
         for score in recipe.score
     ]

@@ -19,6 +19,7 @@ from llmbind_cli.evaluation.features import ExtractionSettings
 from llmbind_cli.evaluation.gate import Gate, check_gates, raise_if_failed, require_figures
 from llmbind_cli.evaluation.media_set import count_items
 from llmbind_cli.evaluation.metric_table import (
+    OF_FILES,
     WITH_WORDS,
     WITHOUT_REFERENCES,
     Family,
@@ -57,6 +58,7 @@ class Scoring:
         compat: Whose overlaps to give, digit by digit; ``None``: exact quotients.
         samples: How many predictions there must be; ``None``: any number.
         minus: Name of another scoring, whose figures are subtracted from those of this one.
+        first_of_each: Of several files that a request made, score the first.
     """
 
     name: str | None = None
@@ -68,6 +70,7 @@ class Scoring:
     compat: Compat | None = None
     samples: int | None = None
     minus: str | None = None
+    first_of_each: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +212,8 @@ def _require_fitting(
         for flag, value in (("--ignore-label", scoring.ignore_label), ("--compat", scoring.compat)):
             if value is not None and all(m.family != "masks" for m in metrics):
                 raise UsageError(f"{flag} is for masks; {metrics[0].name} takes none")
+        if scoring.first_of_each and all(m.family not in OF_FILES for m in metrics):
+            raise UsageError(f"--first-of-each is for media; {metrics[0].name} takes none")
         needing = [m.name for m in metrics if m.family not in WITHOUT_REFERENCES]
         if needing and scoring.references is None:
             raise UsageError(f"--ref: is missing; {needing[0]} compares with references")
@@ -232,7 +237,9 @@ def _score(
     scores, predictions, references = score_family(scoring, family, metrics, settings)
     prompts = None
     if family in WITH_WORDS:
-        prompts = prompts_card(scoring.prompts, scoring.predictions)
+        prompts = prompts_card(
+            scoring.prompts, scoring.predictions, first_of_each=scoring.first_of_each
+        )
     collected.cards.append(
         scoring_card(
             scoring.name,

@@ -6,6 +6,7 @@ What a family needs is imported once it is asked for; masks are scored without l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,11 +89,12 @@ def score_family(
             *masks, ignore_label=scoring.ignore_label, compat=scoring.compat, seed=seed
         )
         return scores, set_card(masks[0]), set_card(masks[1])
-    made = read_media_set(scoring.predictions)
+    made = _read_predictions(scoring)
     from llmbind_cli.evaluation.paired_scores import score_pictures
 
     others = read_media_set(scoring.references)
     scores = score_pictures(pair_up(made, others), metrics=names, seed=seed)
+    _tell_choice(scores, made, scoring)
     return scores, set_card(made), set_card(others)
 
 
@@ -102,14 +104,16 @@ def _network_scores(
     from llmbind_cli.evaluation.network_scores import score_by_network
 
     family = metrics[0].family
-    made = read_media_set(scoring.predictions)
+    made = _read_predictions(scoring)
     true: MediaSet | StatisticsFile | None = None
     if family not in WITHOUT_REFERENCES and scoring.references is not None:
         is_distance = family == "features"
         true = (_read_references if is_distance else read_media_set)(scoring.references)
     prompts = None
     if family in WITH_WORDS:
-        prompts = read_prompts(scoring.prompts, scoring.predictions)
+        prompts = read_prompts(
+            scoring.prompts, scoring.predictions, first_of_each=scoring.first_of_each
+        )
     scores = score_by_network(
         metrics,
         made,
@@ -118,7 +122,25 @@ def _network_scores(
         network_settings(settings),
         save_statistics=settings.save_statistics if family == "features" else None,
     )
+    _tell_choice(scores, made, scoring)
     return scores, set_card(made), set_card(true) if true is not None else None
+
+
+def _read_predictions(scoring: Scoring) -> MediaSet:
+    return read_media_set(scoring.predictions, first_of_each=scoring.first_of_each)
+
+
+def _tell_choice(scores: FamilyScores, made: MediaSet, scoring: Scoring) -> None:
+    """Say that the first file of each request alone was scored, and where there were more."""
+    if not scoring.first_of_each:
+        return
+    scores.parameters["first_of_each"] = True
+    if made.left_out:
+        note = f"of {len(made.left_out)} of {len(made.files)} requests the first file alone"
+        scores.scores = {
+            name: replace(score, notes=(*score.notes, note))
+            for name, score in scores.scores.items()
+        }
 
 
 def network_settings(settings: EvalSettings) -> NetworkSettings:

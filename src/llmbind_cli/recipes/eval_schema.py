@@ -89,6 +89,7 @@ class ScoreSection(Section):
         samples: How many predictions there must be; ``None``: any number.
         compat: Whose digits overlaps have.
         minus: Another scoring, whose figures are subtracted from those of this one.
+        first_of_each: Of several files that a request made, score the first.
         ignore_label: Number of the reference pixels that masks are not scored on.
         fail_under: Metric → least value, for metrics of which more is better.
         fail_over: Metric → greatest value, for metrics of which less is better.
@@ -102,6 +103,7 @@ class ScoreSection(Section):
     samples: int | None = Field(default=None, ge=1)
     compat: Literal["lisa"] | None = None
     minus: str | None = None
+    first_of_each: bool = False
     ignore_label: int | None = Field(default=None, ge=1)
     fail_under: Bounds = Field(default_factory=dict)
     fail_over: Bounds = Field(default_factory=dict)

@@ -26,6 +26,8 @@ from llmbind_cli.data.scenes.pictures import SceneRenderer
 from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import load_world
+from llmbind_cli.evaluation.mask_set import read_mask_set
+from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.model.config import HEADS_NAME
 from llmbind_cli.training.sight_losses import MaskWeights
 
@@ -58,10 +60,14 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def looking(model, world, renderer):
-    questions = SceneQuestions(
+def questions(world, renderer):
+    return SceneQuestions(
         ArrangementSampler(world, 3), renderer, name="t", turns=3, questions={"refer": 1.0}
     )
+
+
+@pytest.fixture
+def looking(model, world, questions):
     names = grounding.Names(model.language_model.get_input_embeddings(), model.tokenizer, world)
     return names, grounding.Looking(questions, model.sight, names, kept=5)
 
@@ -128,6 +134,20 @@ def test_a_projected_name_is_its_own_nearest(looking):
     assert names.length_loss(shorter, cells) > names.length_loss(projected, cells)
 
 
+def test_pictures_made_soft_look_otherwise_and_mean_the_same(model, questions, looking):
+    names, _ = looking
+    sharp, soft, some = (
+        grounding.Looking(questions, model.sight, names, soft=share).look(range(6))
+        for share in (0.0, 1.0, 0.5)
+    )
+    for one, other in zip(sharp, soft, strict=True):
+        assert not torch.equal(one.maps[0], other.maps[0])
+        assert torch.equal(one.masks, other.masks)
+        assert torch.equal(one.cells.things, other.cells.things)
+    changed = [not torch.equal(a.maps[0], b.maps[0]) for a, b in zip(sharp, some, strict=True)]
+    assert 0 < sum(changed) < 6
+
+
 def test_what_fits_of_earlier_networks_is_taken(model):
     networks, earlier = networks_of(model), networks_of(model).state_dict()
     earlier = {name: value + 1 for name, value in earlier.items()}
@@ -143,7 +163,7 @@ def test_a_stopped_stage_goes_on_where_it_was(model, looking, tmp_path, monkeypa
     """All at once, or in two parts: equal weights. What is kept to ask again is not saved."""
     monkeypatch.setattr(grounding, "SAVE_EVERY", 2)
     names, looks = looking
-    held_out_pictures = looks.look(range(90, 92))
+    held_out_pictures = {"held out": looks.look(range(90, 92))}
 
     untaught = {k: v.detach().clone() for k, v in model.sight.heads().items()}
 
@@ -330,4 +350,16 @@ def test_held_out_scenes_are_what_eval_reads(world, renderer, tmp_path):
             ids = [line["id"] for line in lines[kind]]
             assert [line["id"] for line in lines[f"{kind}-masks"]] == ids
             assert all("<seg>" in line["reply"] for line in lines[kind])
-        assert all(Path(line["image"]).is_file() for line in lines["asked"])
+        assert all((folder / line["image"]).is_file() for line in lines["asked"])
+
+
+def test_a_suite_has_a_picture_and_a_caption_for_each_wish_and_question(world, renderer, tmp_path):
+    held_out.write_suite(tmp_path, world, renderer, count=2)
+    masks = [*read_mask_set(tmp_path / "refer-masks.jsonl").items]
+    asked = [read_requests(str(tmp_path / f"{name}.jsonl")) for name in ("refer", "answers")]
+    assert [one.id for one in asked[0]] == masks
+    captions = read_requests(str(tmp_path / "captions.jsonl"))
+    assert [one.id for one in captions] == [one.id for lines in asked for one in lines]
+    pictures = {path.stem for path in (tmp_path / "pictures").iterdir()}
+    assert pictures == {one.id for one in captions}
+    assert all(one.images[0].is_file() for lines in asked for one in lines)

@@ -3,6 +3,7 @@
 python tools/embedded_sight ground SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight speak SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight held-out SPRITES.npz OUT [--photos FOLDER]
+python tools/embedded_sight suite SPRITES.npz OUT
 python tools/embedded_sight photos COCO128 OUT [--deeplab FILE.tflite]
 python tools/embedded_sight fit-photos COCO128 OUT
 python tools/embedded_sight join WORK OUTPUT --set 'data.0.sprites="SPRITES.npz"' [--resume]
@@ -14,7 +15,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -22,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llmbind_cli.data.scenes.pictures import SceneRenderer
     from llmbind_cli.data.scenes.world import World
@@ -39,52 +40,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="threads to compute with")
     stages = parser.add_subparsers(dest="stage", required=True)
-    stage = stages.add_parser("ground", help=ground.__doc__)
-    stage.add_argument("sprites", type=Path)
-    stage.add_argument("work", type=Path)
-    stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
+    stage = _stage(stages, ground, "sprites", "work", photos=True)
     stage.add_argument("--steps", type=int, default=8000)
     stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
     stage.add_argument("--like", type=Path, help="earlier grounding.pt: begin with what fits of it")
-    stage.set_defaults(run=ground)
-    stage = stages.add_parser("speak", help=speak.__doc__)
-    stage.add_argument("sprites", type=Path)
-    stage.add_argument("work", type=Path)
-    stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
+    stage = _stage(stages, speak, "sprites", "work", photos=True)
     stage.add_argument("--count", type=int, default=700, help="dialogues to read")
     stage.add_argument("--into", type=Path, help="bundle to go on from and to put both into")
     stage.add_argument(
         "--states", type=Path, nargs="*", help="states.pt of the same language model, read before"
     )
     stage.add_argument("--set", dest="overrides", action="append", default=[])
-    stage.set_defaults(run=speak)
-    stage = stages.add_parser("held-out", help=held_out.__doc__)
-    stage.add_argument("sprites", type=Path)
-    stage.add_argument("out", type=Path)
-    stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
+    stage = _stage(stages, held_out, "sprites", "out", photos=True)
     stage.add_argument("--count", type=int, default=200, help="pictures of each kind and row")
-    stage.set_defaults(run=held_out)
-    stage = stages.add_parser("photos", help=photos.__doc__)
-    stage.add_argument("root", type=Path)
-    stage.add_argument("out", type=Path)
+    stage = _stage(stages, suite, "sprites", "out")
+    stage.add_argument("--count", type=int, default=32, help="expressions, and questions")
+    stage = _stage(stages, photos, "root", "out")
     stage.add_argument("--deeplab", type=Path, help="needs: pip install ai-edge-litert")
-    stage.set_defaults(run=photos)
-    stage = stages.add_parser("fit-photos", help=fit_photos.__doc__)
-    stage.add_argument("root", type=Path)
-    stage.add_argument("out", type=Path)
+    stage = _stage(stages, fit_photos, "root", "out")
     stage.add_argument("--steps", type=int, default=3000)
     stage.add_argument("--wordings", type=int, default=2, help="replies to each expression")
-    stage.set_defaults(run=fit_photos)
-    stage = stages.add_parser("join", help=join.__doc__)
-    stage.add_argument("work", type=Path)
-    stage.add_argument("output", type=Path)
+    stage = _stage(stages, join, "work", "output")
     stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage.add_argument("--resume", action="store_true")
-    stage.set_defaults(run=join)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     arguments.run(arguments)
+
+
+def _stage(
+    stages: Any, run: Callable[[argparse.Namespace], None], *paths: str, photos: bool = False
+) -> argparse.ArgumentParser:
+    """Add a stage that takes some paths."""
+    stage: argparse.ArgumentParser = stages.add_parser(
+        run.__name__.replace("_", "-"), help=run.__doc__
+    )
+    for path in paths:
+        stage.add_argument(path, type=Path)
+    if photos:
+        stage.add_argument("--photos", type=Path, help="photos to stand behind some of the scenes")
+    stage.set_defaults(run=run, photos=None)
+    return stage
 
 
 def ground(arguments: argparse.Namespace) -> None:
@@ -106,12 +103,12 @@ def ground(arguments: argparse.Namespace) -> None:
     names = Names(embedding, model.tokenizer, known)
     sees = start is not None and can_see(start)
 
-    def looking(split: str) -> Looking:
+    def looking(split: str, **how: float) -> Looking:
         sampler = ArrangementSampler(scenes.world, SEED, split=split, photos=scenes.photos)
         questions = SceneQuestions(
             sampler, scenes.renderer, name=f"ground/{split}", turns=8, questions=POINTING
         )
-        return Looking(questions, model.sight, names, teach_projector=not sees)
+        return Looking(questions, model.sight, names, teach_projector=not sees, **how)
 
     networks = Grounding(model.sight, embedding, model.tokenizer)
     if arguments.like is not None:
@@ -121,7 +118,10 @@ def ground(arguments: argparse.Namespace) -> None:
         networks,
         names,
         looking("train"),
-        looking("held_out_scenes").look(range(120)),
+        {
+            "sharp": looking("held_out_scenes", soft=0.0).look(range(120)),
+            "soft": looking("held_out_scenes", soft=1.0).look(range(120)),
+        },
         steps=arguments.steps,
         state=arguments.work / "grounding.pt",
         workers=arguments.workers,
@@ -170,6 +170,14 @@ def held_out(arguments: argparse.Namespace) -> None:
     write_held_out(
         arguments.out, scenes.world, scenes.renderer, scenes.photos, count=arguments.count
     )
+
+
+def suite(arguments: argparse.Namespace) -> None:
+    """Write the scenes of recipes/eval/embedded.toml."""
+    from embedded_sight.held_out import write_suite
+
+    scenes = _scenes(arguments)
+    write_suite(arguments.out, scenes.world, scenes.renderer, count=arguments.count)
 
 
 class _Scenes(NamedTuple):

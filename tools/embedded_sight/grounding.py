@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageFilter
 from resumable.optimizers import Optimizers
 from resumable.state import load_state, save_state
 from torch import Tensor, nn
@@ -41,6 +42,10 @@ _COVERED = 0.25
 
 _WARM_UP, _DECAY = 100, 0.7
 """Steps until the learning rate is reached; share of the steps over which it falls to 0."""
+
+_SOFT, _SMALLEST, _BLUR_PX = 0.35, 0.375, 1.2
+"""Share of the pictures to learn from that are made small and blurred, as those of generators are;
+the least share of their side that is left, and the greatest blur of what is left."""
 
 _SHARPNESS = 16.0
 _BCE, _DICE, _NAMING = 2.0, 0.5, 0.1
@@ -158,6 +163,7 @@ class Looking:
         names: Of things.
         kept: Pictures kept.
         teach_projector: Look with the vision tower too.
+        soft: Share of the pictures that are made small and blurred before the networks see them.
     """
 
     def __init__(
@@ -168,9 +174,10 @@ class Looking:
         *,
         kept: int = 4000,
         teach_projector: bool = True,
+        soft: float = _SOFT,
     ) -> None:
         self._questions, self._sight, self._names, self._most = questions, sight, names, kept
-        self._teach_projector = teach_projector
+        self._teach_projector, self._soft = teach_projector, soft
         self._kept: list[Looked] = []
 
     def batches(
@@ -202,7 +209,10 @@ class Looking:
     def look(self, numbers: range) -> list[Looked]:
         """Draw scenes and look at them."""
         samples = [self._questions[number] for number in numbers]
-        pictures = [sample.pictures[0].load() for sample in samples]
+        pictures = [
+            self._seen(sample.pictures[0].load(), random.Random(f"soft/{number}"))
+            for number, sample in zip(numbers, samples, strict=True)
+        ]
         with torch.autocast("cpu", torch.bfloat16):
             maps = self._sight.maps(pictures)
             tokens = self._sight.tower_features(pictures) if self._teach_projector else None
@@ -215,6 +225,13 @@ class Looking:
                 one = replace(one, tokens=tokens[row].bfloat16(), token_cells=shown)
             looked.append(one)
         return looked
+
+    def _seen(self, picture: Image.Image, chance: random.Random) -> Image.Image:
+        if chance.random() >= self._soft:
+            return picture
+        side = round(chance.uniform(_SMALLEST, 1) * picture.width)
+        blur = ImageFilter.GaussianBlur(chance.uniform(0, _BLUR_PX))
+        return picture.resize((side, side), Image.Resampling.BOX).filter(blur)
 
     def _looked(self, sample: Sample, maps: tuple[Tensor, ...]) -> Looked:
         truth = np.stack([segment.mask.decode() for segment in sample.segments])
@@ -336,7 +353,7 @@ def take_what_fits(networks: Grounding, earlier: Mapping[str, Tensor]) -> None:
 
 
 def teach_grounding(
-    networks: Grounding, names: Names, looking: Looking, held_out: list[Looked], *,
+    networks: Grounding, names: Names, looking: Looking, held_out: Mapping[str, list[Looked]], *,
     steps: int, state: Path, fresh: int = 6, again: int = 6, masks: int = 3, lr: float = 1e-3,
     workers: int = 0,
 ) -> None:  # fmt: skip
@@ -346,7 +363,7 @@ def teach_grounding(
         networks: Trained in place.
         names: Of things.
         looking: Gives pictures.
-        held_out: Pictures to score on.
+        held_out: Pictures to score on, by name.
         steps: Steps in all.
         state: File of the training's state.
         fresh: New pictures a step.
@@ -395,7 +412,8 @@ def teach_grounding(
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             save_state(state, step + 1, **parts)
         if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
-            console.log(f"held out: cIoU {score(networks, held_out):.3f}")
+            for which, pictures in held_out.items():
+                console.log(f"held out, {which}: cIoU {score(networks, pictures):.3f}")
             clock = time.monotonic()
 
 

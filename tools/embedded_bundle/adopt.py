@@ -6,7 +6,7 @@ python tools/embedded_bundle/adopt.py --sight REPORT.json
 
 The second form puts an image generator into the bundle that is there, and the third writes the
 figures of ``llmbind eval eval/embedded-sight`` onto its card. Each leaves the others' parts as they
-are.
+are. A bundle that writes as the one before, since nothing but its masks differs, keeps its figures.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "src" / "llmbind_cli" / "bundles" / "embedded"
 GENERATORS = TARGET / "generators"
 RESULTS = ROOT / "benchmarks" / "results"
+MASK_HEADS = ("mask_decoder.", "prompt_projection.")
 HEADING, SIGHT_HEADING = "## Measured", "## Sight"
 MEASUREMENTS = {
     "routing": (
@@ -58,7 +62,11 @@ def main() -> None:
     parser.add_argument("--image", type=Path, metavar="PIPELINE")
     parser.add_argument("--sight", type=Path, metavar="REPORT.json")
     arguments = parser.parse_args()
+    kept = ""
     if arguments.bundle is not None:
+        if writes_alike(arguments.bundle, TARGET):
+            card = (TARGET / "README.md").read_text(encoding="utf-8")
+            kept = "".join(card.partition(HEADING)[1:])
         adopt_bundle(arguments.bundle)
     if arguments.image is not None:
         shutil.rmtree(GENERATORS / "image", ignore_errors=True)
@@ -67,7 +75,7 @@ def main() -> None:
     for path in TARGET.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     if arguments.bundle is not None:
-        complete_card()
+        complete_card(kept or f"{HEADING}\n\n{measured()}")
     if arguments.sight is not None:
         add_sight(json.loads(arguments.sight.read_text(encoding="utf-8")))
 
@@ -93,11 +101,31 @@ def name_generators() -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def complete_card() -> None:
-    """Measure the bundle and write the figures onto its card."""
+def writes_alike(bundle: Path, other: Path) -> bool:
+    """Tell whether two bundles differ in what makes masks alone."""
+    files = [Path("adapter") / "adapter_model.safetensors", Path("chat_template.jinja")]
+    if any(not (other / name).exists() for name in files):
+        return False
+    heads = [
+        {
+            name: tensor
+            for name, tensor in load_file(one / "heads.safetensors").items()
+            if not name.startswith(MASK_HEADS)
+        }
+        for one in (bundle, other)
+    ]
+    return (
+        all((bundle / name).read_bytes() == (other / name).read_bytes() for name in files)
+        and heads[0].keys() == heads[1].keys()
+        and all(torch.equal(tensor, heads[1][name]) for name, tensor in heads[0].items())
+    )
+
+
+def complete_card(figures: str) -> None:
+    """Write figures onto the bundle's card, in place of those that stand there."""
     card = TARGET / "README.md"
     text = card.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
-    card.write_text(f"{text}\n\n{HEADING}\n\n{measured()}", encoding="utf-8")
+    card.write_text(f"{text}\n\n{figures}", encoding="utf-8")
 
 
 def measured() -> str:

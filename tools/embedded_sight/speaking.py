@@ -37,8 +37,7 @@ from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.weights.atomic import write_atomically
 
 _BATCH, _LOG_EVERY = 8, 20
-_EPOCHS, _ROWS, _LR, _HELD_OUT = 200, 128, 1e-3, 0.1
-_NOISE = 0.1
+_EPOCHS, _ROWS, _LR, _DROPPED, _HELD_OUT = 100, 128, 1e-3, 0.1, 0.1
 
 
 @dataclass(frozen=True)
@@ -147,14 +146,16 @@ def fit(projection: nn.Module, states: Tensor, prompts: Tensor) -> float:
     apart, learned = order.tensor_split([int(_HELD_OUT * len(states))])
     variance = (prompts[apart] - prompts[learned].mean(0)).square().mean()
     optimizer = torch.optim.AdamW(projection.parameters(), lr=_LR, weight_decay=0.1)
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=_EPOCHS)
     best, kept = float("-inf"), copy.deepcopy(projection.state_dict())
     for epoch in range(_EPOCHS):
         for rows in learned[torch.randperm(len(learned), generator=chance)].split(_ROWS):
-            noisy = states[rows] * (1 + _NOISE * torch.randn(len(rows), 1, generator=chance))
-            loss = functional.mse_loss(projection(noisy), prompts[rows])
+            thinned = functional.dropout(states[rows], _DROPPED)
+            loss = functional.mse_loss(projection(thinned), prompts[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+        falling.step()
         with torch.no_grad():
             wrong = functional.mse_loss(projection(states[apart]), prompts[apart])
         explained = float(1 - wrong / variance)

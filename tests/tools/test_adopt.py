@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "embedded_bundle"))
 
-from adopt import writes_alike
+from adopt import WRITING, writes_alike
 
 
 @pytest.fixture
@@ -20,7 +21,9 @@ def bundles(tmp_path):
     """Two bundles that are the same."""
     one, other = tmp_path / "one", tmp_path / "other"
     (one / "adapter").mkdir(parents=True)
-    (one / "chat_template.jinja").write_text("{{ messages }}")
+    for name in WRITING:
+        (one / name).write_text("{}")
+    (one / "llmbind.json").write_text('{"mask_decoder": {"width": 8}, "vision_tower": {"side": 8}}')
     save_file({"a": torch.zeros(2)}, one / "adapter" / "adapter_model.safetensors")
     heads = ("projector.weight", "mask_decoder.weight", "prompt_projection.weight", "token_rows")
     save_file({name: torch.zeros(2) for name in heads}, one / "heads.safetensors")
@@ -48,6 +51,22 @@ def test_a_bundle_that_differs_in_its_masks_alone_writes_alike(bundles, file, na
     one, other = bundles
     assert writes_alike(one, other)
     change(one / file, name)
+    assert writes_alike(one, other) is alike
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "alike"),
+    [
+        ("llmbind.json", "mask_decoder", True),
+        ("llmbind.json", "vision_tower", False),
+        ("adapter/adapter_config.json", "top_k", False),
+        ("tokenizer.json", "model", False),
+    ],
+)
+def test_so_does_one_that_is_configured_alike(bundles, file, key, alike):
+    one, other = bundles
+    config = json.loads((one / file).read_text())
+    (one / file).write_text(json.dumps(config | {key: 1}))
     assert writes_alike(one, other) is alike
 
 

@@ -6,7 +6,8 @@ python tools/embedded_bundle/adopt.py --sight REPORT.json
 
 The second form puts an image generator into the bundle that is there, and the third writes the
 figures of ``llmbind eval eval/embedded-sight`` onto its card. Each leaves the others' parts as they
-are. A bundle that writes as the one before, since nothing but its masks differs, keeps its figures.
+are. A bundle that writes as the one before, since nothing but its masks differs, keeps the figures
+of what it writes; those of what it sees are then to be taken again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "src" / "llmbind_cli" / "bundles" / "embedded"
 GENERATORS = TARGET / "generators"
 RESULTS = ROOT / "benchmarks" / "results"
+WRITING = (
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+OF_MASKS = {"grounding_encoder", "mask_decoder", "training", "generators", "licences"}
 MASK_HEADS = ("mask_decoder.", "prompt_projection.")
 HEADING, SIGHT_HEADING = "## Measured", "## Sight"
 MEASUREMENTS = {
@@ -66,7 +75,7 @@ def main() -> None:
     if arguments.bundle is not None:
         if writes_alike(arguments.bundle, TARGET):
             card = (TARGET / "README.md").read_text(encoding="utf-8")
-            kept = "".join(card.partition(HEADING)[1:])
+            kept = "".join(card.partition(SIGHT_HEADING)[0].partition(HEADING)[1:])
         adopt_bundle(arguments.bundle)
     if arguments.image is not None:
         shutil.rmtree(GENERATORS / "image", ignore_errors=True)
@@ -103,9 +112,16 @@ def name_generators() -> None:
 
 def writes_alike(bundle: Path, other: Path) -> bool:
     """Tell whether two bundles differ in what makes masks alone."""
-    files = [Path("adapter") / "adapter_model.safetensors", Path("chat_template.jinja")]
-    if any(not (other / name).exists() for name in files):
+    if not (other / "llmbind.json").exists():
         return False
+    configs = [
+        {
+            key: value
+            for key, value in json.loads((one / "llmbind.json").read_text("utf-8")).items()
+            if key not in OF_MASKS
+        }
+        for one in (bundle, other)
+    ]
     heads = [
         {
             name: tensor
@@ -115,7 +131,8 @@ def writes_alike(bundle: Path, other: Path) -> bool:
         for one in (bundle, other)
     ]
     return (
-        all((bundle / name).read_bytes() == (other / name).read_bytes() for name in files)
+        configs[0] == configs[1]
+        and all((bundle / name).read_bytes() == (other / name).read_bytes() for name in WRITING)
         and heads[0].keys() == heads[1].keys()
         and all(torch.equal(tensor, heads[1][name]) for name, tensor in heads[0].items())
     )

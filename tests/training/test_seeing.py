@@ -382,8 +382,15 @@ def test_a_bundle_of_words_is_a_start_for_one_that_sees(tmp_path, network, monke
         assert torch.equal(rows[len(earlier) :], before[name][len(earlier) :])
 
 
-def test_a_bundle_with_another_mask_decoder_is_a_start_for_all_the_rest(
-    tmp_path, network, monkeypatch
+@pytest.mark.parametrize(
+    ("other", "kept"),
+    [
+        ({"mask_decoder": {"neck_layers": 1}}, "projector."),
+        ({"projector_pool": 2}, ("mask_decoder.", "prompt_projection.")),
+    ],
+)
+def test_a_bundle_that_sees_otherwise_is_a_start_for_all_the_rest(
+    tmp_path, network, monkeypatch, other, kept
 ):
     from dataclasses import replace
 
@@ -393,12 +400,13 @@ def test_a_bundle_with_another_mask_decoder_is_a_start_for_all_the_rest(
     base, sight, tasks = save_base(tmp_path / "base"), light_sight(network), ["image", "segment"]
     earlier = build(base, seed=3, sight=sight, tasks=tasks)
     save_bundle(earlier, tmp_path / "earlier", card="# Earlier\n")
-    necked = replace(sight, mask_decoder={**sight.mask_decoder, "neck_layers": 1})
-    model = build(base, seed=4, sight=necked, tasks=tasks)
+    decoder = {**sight.mask_decoder, **other.get("mask_decoder", {})}
+    changed = replace(sight, **{**other, "mask_decoder": decoder})
+    model = build(base, seed=4, sight=changed, tasks=tasks)
     before = {name: head.detach().clone() for name, head in model.sight.heads().items()}
     restore_weights(model, tmp_path / "earlier")
     for name, head in model.sight.heads().items():
-        if name.startswith("projector."):
+        if name.startswith(kept):
             assert torch.equal(head, earlier.sight.heads()[name]), name
         else:
             assert torch.equal(head, before[name]), name

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import SamModel
 
 from llmbind_cli.errors import ConfigurationError, IntegrityError
+from llmbind_cli.model.vision.picture_memory import PictureMemory
 from llmbind_cli.model.vision.sight import load_sight, take_sam_decoder
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder, place_encoding
 
@@ -211,6 +212,88 @@ def test_a_sam_without_its_decoder_is_refused(sam_bundle):
     state.pop("mask_decoder.iou_token.weight")
     with pytest.raises(IntegrityError, match=r"lacks mask_decoder\.iou_token\.weight"):
         take_sam_decoder(sam_bundle.mask_decoder, state, "x")
+
+
+def test_a_picture_takes_fewer_positions_where_cells_are_pooled(efficientnet):
+    config = dataclasses.replace(light_sight(efficientnet), projector_pool=2)
+    sight = sight_of(config)
+    features = sight.tower_features([picture(40, 30)])
+    assert features.shape[1] == sight.tower.num_tokens == 4
+    assert sight.embeddings(features).shape == (1, 1, WIDTH)
+    assert sight.num_tokens == 1
+    with pytest.raises(ConfigurationError, match="projector_pool 3 does not divide"):
+        sight_of(dataclasses.replace(config, projector_pool=3))
+
+
+def necked(efficientnet):
+    """One EfficientNet for both, whose coarsest map passes through the mask decoder's neck."""
+    config = light_sight(efficientnet)
+    return dataclasses.replace(
+        config,
+        vision_tower=dataclasses.replace(config.vision_tower, strides=(32,)),
+        mask_decoder={**config.mask_decoder, "attended_maps": 1, "neck_layers": 1},
+        shared_neck=True,
+    )
+
+
+def test_the_projector_may_read_what_the_mask_decoder_attends_to(efficientnet):
+    sight = sight_of(necked(efficientnet))
+    pictures = [picture(40, 30, seed=1), picture(33, 64, seed=2)]
+    refined = sight.refined(sight.tower_features(pictures))
+    attended = sight.mask_decoder.embedding(sight.maps(pictures))
+    assert refined.shape == (2, 4, sight.mask_decoder.prompt_width + 2)
+    # The tower's cells are normalised already; doing it twice changes them by the norm's epsilon.
+    torch.testing.assert_close(
+        refined[..., :-2], attended.flatten(2).transpose(1, 2), atol=1e-4, rtol=1e-4
+    )
+    assert refined[0, :, -2:].tolist() == [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+    embedded = sight.embeddings(sight.tower_features(pictures))
+    assert embedded.shape == (2, 4, WIDTH)
+    embedded.square().sum().backward()
+    assert all(p.grad is not None for p in sight.mask_decoder.neck.parameters())
+
+
+def test_a_neck_is_shared_only_where_both_see_the_same(efficientnet, clip, sam):
+    config = necked(efficientnet)
+    larger = dataclasses.replace(config.grounding_encoder, side_px=128)
+    for other in (
+        dataclasses.replace(config, grounding_encoder=larger),
+        dataclasses.replace(config, mask_decoder=light_sight(efficientnet).mask_decoder),
+        dataclasses.replace(
+            config, vision_tower=dataclasses.replace(config.vision_tower, strides=(16, 32))
+        ),
+        dataclasses.replace(sam_sight(clip, sam), shared_neck=True),
+    ):
+        with pytest.raises(ConfigurationError, match="a shared neck needs"):
+            sight_of(other)
+
+
+def test_one_network_for_both_runs_once(light_bundle, sam_bundle, efficientnet, monkeypatch):
+    pictures = [picture(40, 30, seed=1), picture(33, 64, seed=2)]
+    runs = []
+    run = light_bundle.tower.network.feature_maps
+    monkeypatch.setattr(
+        light_bundle.tower.network, "feature_maps", lambda pixels: runs.append(1) or run(pixels)
+    )
+    features, maps = light_bundle.look(pictures)
+    assert len(runs) == 1
+    torch.testing.assert_close(features, light_bundle.tower_features(pictures))
+    torch.testing.assert_close(maps, light_bundle.maps(pictures))
+    features, maps = sam_bundle.look(pictures)
+    assert maps is None
+    torch.testing.assert_close(features, sam_bundle.tower_features(pictures))
+    config = light_sight(efficientnet)
+    larger = dataclasses.replace(config.grounding_encoder, side_px=128)
+    assert sight_of(dataclasses.replace(config, grounding_encoder=larger)).look(pictures)[1] is None
+
+
+def test_maps_that_came_with_the_embeddings_are_kept(light_bundle, monkeypatch):
+    one = picture(40, 30)
+    memory = PictureMemory(light_bundle)
+    memory.embeddings([one, picture(33, 64)])
+    expected = light_bundle.maps([one])
+    monkeypatch.setattr(light_bundle, "maps", None)  # is not asked again
+    torch.testing.assert_close(memory.maps(one), expected)
 
 
 def test_equal_seeds_give_equal_heads(efficientnet):

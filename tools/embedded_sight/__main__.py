@@ -1,6 +1,7 @@
 """Make what the embedded bundle sees with, one command a stage.
 
 python tools/embedded_sight ground SPRITES.npz WORK [--photos FOLDER]
+python tools/embedded_sight name SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight speak SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight held-out SPRITES.npz OUT [--photos FOLDER]
 python tools/embedded_sight suite SPRITES.npz OUT
@@ -25,7 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from embedded_sight.naming import Names
     from llmbind_cli.data.scenes.pictures import SceneRenderer
+    from llmbind_cli.data.scenes.questions import SceneQuestions
     from llmbind_cli.data.scenes.world import World
     from llmbind_cli.model.bound_model import BoundModel
     from llmbind_cli.training.start import Start
@@ -44,6 +47,9 @@ def main() -> None:
     stage.add_argument("--steps", type=int, default=8000)
     stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
     stage.add_argument("--like", type=Path, help="earlier grounding.pt: begin with what fits of it")
+    stage = _stage(stages, name, "sprites", "work", photos=True)
+    stage.add_argument("--steps", type=int, default=3000)
+    stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
     stage = _stage(stages, speak, "sprites", "work", photos=True)
     stage.add_argument("--count", type=int, default=700, help="dialogues to read")
     stage.add_argument("--into", type=Path, help="bundle to go on from and to put both into")
@@ -85,30 +91,16 @@ def _stage(
 
 
 def ground(arguments: argparse.Namespace) -> None:
-    """Teach the mask decoder phrases; the projector names, if the bundle does not see yet."""
-    from embedded_sight.grounding import (
-        Grounding,
-        Looking,
-        Names,
-        take_what_fits,
-        teach_grounding,
-    )
-    from embedded_sight.joint import can_see
-    from llmbind_cli.data.scenes.arrangements import ArrangementSampler
-    from llmbind_cli.data.scenes.questions import SceneQuestions
+    """Teach the mask decoder phrases."""
+    from embedded_sight.grounding import Asking, Grounding, take_what_fits, teach_grounding
 
-    (model, start), scenes = _model(), _scenes(arguments)
+    (model, _), scenes = _model(), _scenes(arguments)
     embedding = model.language_model.get_input_embeddings()
-    known = ArrangementSampler(scenes.world, SEED).known
-    names = Names(embedding, model.tokenizer, known)
-    sees = start is not None and can_see(start)
+    names = _names(model, scenes)
 
-    def looking(split: str, **how: float) -> Looking:
-        sampler = ArrangementSampler(scenes.world, SEED, split=split, photos=scenes.photos)
-        questions = SceneQuestions(
-            sampler, scenes.renderer, name=f"ground/{split}", turns=8, questions=POINTING
-        )
-        return Looking(questions, model.sight, names, teach_projector=not sees, **how)
+    def looking(split: str, **how: float) -> Asking:
+        questions = _pointing(scenes, split, name="ground")
+        return Asking(names=names, questions=questions, sight=model.sight, **how)
 
     networks = Grounding(model.sight, embedding, model.tokenizer)
     if arguments.like is not None:
@@ -128,9 +120,35 @@ def ground(arguments: argparse.Namespace) -> None:
     )
 
 
+def name(arguments: argparse.Namespace) -> None:
+    """Teach the projector to name what the vision tower sees."""
+    from embedded_sight.joint import take_first_stages
+    from embedded_sight.naming import Describing, teach_projector
+
+    (model, _), scenes = _model(), _scenes(arguments)
+    if model.sight is None:
+        raise SystemExit("the recipe's model must see")
+    take_first_stages(model, arguments.work)
+    names, sight = _names(model, scenes), model.sight
+
+    def looking(split: str, **how: float) -> Describing:
+        questions = _pointing(scenes, split, name="name")
+        return Describing(names=names, questions=questions, sight=sight, kept=20_000, **how)
+
+    teach_projector(
+        sight.projector,
+        names,
+        looking("train"),
+        looking("held_out_scenes").look(range(160)),
+        steps=arguments.steps,
+        state=arguments.work / "projector.pt",
+        workers=arguments.workers,
+    )
+
+
 def speak(arguments: argparse.Namespace) -> None:
     """Fit the prompt projection to the states of the language model as it stands."""
-    from embedded_sight.joint import can_see, take_first_stage
+    from embedded_sight.joint import take_first_stages
     from embedded_sight.speaking import ReadPhrases, collect, give_decoder, teach_speaking
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
     from llmbind_cli.data.scenes.questions import SceneQuestions
@@ -138,9 +156,8 @@ def speak(arguments: argparse.Namespace) -> None:
     overrides = [*arguments.overrides]
     if arguments.into is not None:
         overrides.append(f"model.start={json.dumps(str(arguments.into.resolve()))}")
-    (model, start), scenes = _model(overrides), _scenes(arguments)
-    sees = start is not None and can_see(start)
-    teacher = take_first_stage(model, arguments.work, keep_projector=sees)
+    (model, _), scenes = _model(overrides), _scenes(arguments)
+    teacher = take_first_stages(model, arguments.work)
     sampler = ArrangementSampler(scenes.world, SEED + 1, photos=scenes.photos)
     questions = SceneQuestions(
         sampler, scenes.renderer, name="speak", turns=10, questions=POINTING, tied=True
@@ -197,6 +214,26 @@ def _scenes(arguments: argparse.Namespace) -> _Scenes:
         SceneRenderer(Sprites.load(arguments.sprites), SIDE_PX),
         () if arguments.photos is None else list_photos(arguments.photos),
     )
+
+
+def _pointing(scenes: _Scenes, split: str, *, name: str) -> SceneQuestions:
+    """Return scenes with expressions to point at."""
+    from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+    from llmbind_cli.data.scenes.questions import SceneQuestions
+
+    sampler = ArrangementSampler(scenes.world, SEED, split=split, photos=scenes.photos)
+    return SceneQuestions(
+        sampler, scenes.renderer, name=f"{name}/{split}", turns=8, questions=POINTING
+    )
+
+
+def _names(model: BoundModel, scenes: _Scenes) -> Names:
+    """Return the names of the things that training knows."""
+    from embedded_sight.naming import Names
+    from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+
+    known = ArrangementSampler(scenes.world, SEED).known
+    return Names(model.language_model.get_input_embeddings(), model.tokenizer, known)
 
 
 def _model(overrides: Sequence[str] = ()) -> tuple[BoundModel, Start | None]:

@@ -57,11 +57,10 @@ class TaughtObjective(LanguageObjective):
 
 
 class TaughtRun(TrainingRun):
-    """A run whose mask decoder and teacher come from the first stage.
+    """A run whose mask decoder, projector and teacher come from the stages before.
 
-    Projector and prompt projection come from the stages before too. A bundle that sees already,
-    from which the run goes on, keeps its own projector, and its own prompt projection as well
-    where none was fitted.
+    A bundle that sees already, from which the run goes on, keeps its own projector where none was
+    taught, and its own prompt projection where none was fitted.
 
     Args:
         recipe: The recipe.
@@ -72,7 +71,7 @@ class TaughtRun(TrainingRun):
     def __init__(self, recipe: Any, *, work: Path, model: Any, **settings: Any) -> None:
         start = settings.get("start")
         sees = start is not None and can_see(start)
-        self._teacher = take_first_stage(model, work, keep_projector=sees)
+        self._teacher = take_first_stages(model, work)
         fitted = work / "projection.pt"
         if fitted.exists() or not sees:
             state = torch.load(fitted, weights_only=True)
@@ -98,18 +97,17 @@ def can_see(start: Start) -> bool:
     return BundleConfig.read(start.bundle).sight is not None
 
 
-def take_first_stage(model: Any, work: Path, *, keep_projector: bool) -> Grounding:
-    """Give a model the first stage's mask decoder, and its projector unless it keeps its own.
+def take_first_stages(model: Any, work: Path) -> Grounding:
+    """Give a model the mask decoder of the first stages, and the projector if they taught one.
 
     Returns:
-        The first stage's networks, whose reader teaches.
+        The networks of ``ground``, whose reader teaches.
     """
-    own = {name: value.clone() for name, value in model.sight.projector.state_dict().items()}
     teacher = Grounding(model.sight, model.language_model.get_input_embeddings(), model.tokenizer)
     teacher.load_state_dict(torch.load(work / "grounding.pt", weights_only=True)["networks"])
     teacher.reader.eval().requires_grad_(False)
-    if keep_projector:
-        model.sight.projector.load_state_dict(own)
+    if (projector := work / "projector.pt").exists():
+        model.sight.projector.load_state_dict(torch.load(projector, weights_only=True)["projector"])
     return teacher
 
 

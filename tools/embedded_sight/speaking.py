@@ -131,7 +131,9 @@ def _encoded(model: BoundModel, questions: SceneQuestions, number: int) -> Encod
 
 
 def fit(projection: nn.Module, states: Tensor, prompts: Tensor) -> float:
-    """Fit a projection, in place; what is best on a tenth of the pairs, set apart, is kept.
+    """Fit a projection anew, in place; what is best on a tenth of the pairs, set apart, is kept.
+
+    What it was before is forgotten: it may have been fitted to some of the pairs set apart.
 
     Args:
         projection: [M, D] → [M, P].
@@ -145,6 +147,9 @@ def fit(projection: nn.Module, states: Tensor, prompts: Tensor) -> float:
     order = torch.randperm(len(states), generator=chance)
     apart, learned = order.tensor_split([int(_HELD_OUT * len(states))])
     variance = (prompts[apart] - prompts[learned].mean(0)).square().mean()
+    for layer in projection.modules():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
     optimizer = torch.optim.AdamW(projection.parameters(), lr=_LR, weight_decay=0.1)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=_EPOCHS)
     best, kept = float("-inf"), copy.deepcopy(projection.state_dict())

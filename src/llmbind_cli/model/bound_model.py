@@ -65,7 +65,7 @@ class BoundModel:
             return None
         ids = [int(self.tokenizer.convert_tokens_to_ids(m)) for m in self.sight.config.image_marks]
         return ImageSlot(
-            num_tokens=self.sight.tower.num_tokens, before=tuple(ids[:1]), after=tuple(ids[1:])
+            num_tokens=self.sight.num_tokens, before=tuple(ids[:1]), after=tuple(ids[1:])
         )
 
     def embed(self, input_ids: Tensor, image_table: Tensor) -> Tensor:

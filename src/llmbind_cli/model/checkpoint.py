@@ -162,8 +162,17 @@ def _other_heads(earlier: SightConfig | None, now: SightConfig | None) -> tuple[
     """Return how the names of those heads start that one sight cannot take from another."""
     if earlier is None or now is None:
         return ()
+    ignored: tuple[str, ...] = ()
+    projectors = [
+        (one.vision_tower, one.projector_layers, one.shared_neck, one.projector_pool)
+        for one in (earlier, now)
+    ]
+    if projectors[0] != projectors[1]:
+        ignored += ("projector.",)
     decoders = [(one.grounding_encoder, one.mask_decoder) for one in (earlier, now)]
-    return () if decoders[0] == decoders[1] else ("mask_decoder.", "prompt_projection.")
+    if decoders[0] != decoders[1]:
+        ignored += ("mask_decoder.", "prompt_projection.")
+    return ignored
 
 
 def _places(bundle: Path, earlier: BundleConfig, now: BundleConfig) -> list[int]:

@@ -76,6 +76,10 @@ class SightConfig:
         mask_decoder: Settings of the light decoder that goes with EfficientNet; that of Segment
             Anything is as its encoder's own configuration says.
         projector_layers: Linear layers between the tower and the LLM, 1 or 2.
+        shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
+            projected. Both must then be one network over the same square.
+        projector_pool: Side of the squares of the tower's cells that are averaged, once they are
+            projected, to one token each.
         image_marks: Spellings of tokens of the tokenizer that stand before and after the tokens of
             each picture; empty for none.
         segment_prompt: How ``segment`` asks; ``{}`` stands for the user's instruction.
@@ -85,6 +89,8 @@ class SightConfig:
     grounding_encoder: VisionNetwork | None = None
     mask_decoder: dict[str, Any] = field(default_factory=dict)
     projector_layers: int = 2
+    shared_neck: bool = False
+    projector_pool: int = 1
     image_marks: tuple[str, ...] = ()
     segment_prompt: str = "{}"
 

@@ -3,10 +3,15 @@
 Two linear layers with a GELU between them, as LLaVA-1.5 has it (arXiv 2310.03744, section 3.2) and
 LLMBind takes over (arXiv 2402.14891, section 3.1).
 
-Notation: ``K`` image tokens, ``W`` width of the tower's features, ``D`` width of the LLM.
+Neighbouring positions may be averaged, so that a picture takes fewer of them.
+
+Notation: ``K`` cells of a picture, ``W`` width of the tower's features, ``D`` width of the LLM,
+``p`` side of the squares of cells that become one position.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +28,21 @@ class Projector(nn.Module):
         width: ``W``, ≥ 1.
         hidden_size: ``D``, ≥ 1.
         num_layers: 1 or 2.
+        pool: ``p``, ≥ 1.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
-    def __init__(self, *, width: int, hidden_size: int, num_layers: int = 2) -> None:
+    def __init__(self, *, width: int, hidden_size: int, num_layers: int = 2, pool: int = 1) -> None:
         super().__init__()
         if width < 1 or hidden_size < 1:
             raise ValueError(f"width and hidden_size must be ≥ 1, got {width} and {hidden_size}")
         if num_layers not in (1, 2):
             raise ValueError(f"num_layers must be 1 or 2, got {num_layers}")
+        if pool < 1:
+            raise ValueError(f"pool must be ≥ 1, got {pool}")
+        self.pool = pool
         self.linear_1 = nn.Linear(width, hidden_size)
         self.linear_2 = nn.Linear(hidden_size, hidden_size) if num_layers == 2 else None
 
@@ -50,7 +59,29 @@ class Projector(nn.Module):
         last.bias.zero_()
 
     def forward(self, features: Tensor) -> Tensor:
-        """[..., K, W] → [..., K, D]."""
+        """[B, K, W], the cells of a square grid row after row → [B, K / p², D].
+
+        Raises:
+            ValueError: ``p`` > 1, and the grid is no square or ``p`` does not divide its side.
+        """
+        return self.pooled(self.cells(features))
+
+    def pooled(self, cells: Tensor) -> Tensor:
+        """Average projected cells over squares: [B, K, D] → [B, K / p², D]; errors as above."""
+        if self.pool == 1:
+            return cells
+        side = math.isqrt(cells.shape[1])
+        if side * side != cells.shape[1] or side % self.pool:
+            raise ValueError(
+                f"{cells.shape[1]} cells are no square grid that can be cut into squares of "
+                f"{self.pool} × {self.pool}"
+            )
+        rows = side // self.pool
+        grid = cells.reshape(len(cells), rows, self.pool, rows, self.pool, cells.shape[2])
+        return grid.mean((2, 4)).flatten(1, 2)
+
+    def cells(self, features: Tensor) -> Tensor:
+        """Project each cell: [..., K, W] → [..., K, D]."""
         hidden: Tensor = self.linear_1(features)
         if self.linear_2 is None:
             return hidden

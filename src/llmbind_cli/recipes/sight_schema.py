@@ -66,6 +66,11 @@ class SightSection(Section):
             cuts nothing out.
         mask_decoder: Settings of the light decoder that goes with EfficientNet: ``prompt_width``,
             ``num_heads``, ``attended_maps`` and ``neck_layers``.
+        shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
+            projected. The tower must be the grounding encoder's network over the same square, with
+            the one map that the decoder attends to.
+        projector_pool: Side of the squares of the tower's cells that are averaged, once they are
+            projected, to one token each; 1 leaves each cell a token.
         image_marks: Two tokens of the base's tokenizer that stand around each picture.
         segment_prompt: How ``llmbind segment`` asks; ``{}`` stands for the instruction.
         mask_weight: λ_mask of Eq. (7).
@@ -80,6 +85,8 @@ class SightSection(Section):
     mask_decoder: dict[
         Literal["prompt_width", "num_heads", "attended_maps", "neck_layers"], int
     ] = Field(default={})
+    shared_neck: bool = False
+    projector_pool: int = Field(default=1, ge=1)
     image_marks: Marks | None = None
     segment_prompt: str = Field(default="{}", pattern=r"\{\}")
     mask_weight: float = Field(default=1.0, ge=0)

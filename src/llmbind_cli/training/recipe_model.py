@@ -110,6 +110,8 @@ def sight_config(section: SightSection) -> SightConfig:
         vision_tower=network(section.vision_tower),
         grounding_encoder=None if grounding is None else network(grounding),
         mask_decoder={str(key): value for key, value in section.mask_decoder.items()},
+        shared_neck=section.shared_neck,
+        projector_pool=section.projector_pool,
         image_marks=section.image_marks or (),
         segment_prompt=section.segment_prompt,
     )

@@ -9,7 +9,7 @@ Notation: ``B`` pictures, ``S`` side of the square, ``C`` channels of a map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -86,5 +86,8 @@ class EfficientNetGrounding(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Float [B, 3, S, S] → one map a stride, [B, C, S / stride, S / stride]."""
-        maps = self.network.feature_maps(pixel_values)
+        return self.chosen(self.network.feature_maps(pixel_values))
+
+    def chosen(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
+        """Take the maps of this encoder out of all those of the backbone."""
         return tuple(maps[stride].float() for stride in self.strides)

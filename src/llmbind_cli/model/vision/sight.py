@@ -4,12 +4,13 @@ Pictures → vision tower → projector → positions of the LLM; the hidden sta
 ``detect`` tokens → masks and boxes of the picture (LLMBind, arXiv 2402.14891, sections 3.1 and 3.2;
 LISA, arXiv 2308.00692). Tower and grounding encoder are frozen, the rest is trained and saved.
 
-Notation: ``B`` pictures, ``K`` tokens a picture, ``W`` width of the tower, ``D`` width of the LLM,
+Notation: ``B`` pictures, ``K`` cells a picture, ``W`` width of the tower, ``D`` width of the LLM,
 ``M`` semantic tokens, ``P`` width of the prompt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 
 from llmbind_cli.errors import ConfigurationError, IntegrityError
 from llmbind_cli.model.config import SightConfig
-from llmbind_cli.model.vision.grounding import GroundingEncoder
+from llmbind_cli.model.vision.grounding import EfficientNetGrounding, GroundingEncoder
 from llmbind_cli.model.vision.networks import NetworkLoader
 from llmbind_cli.model.vision.sam_mask_decoder import SamMaskDecoder
-from llmbind_cli.model.vision.towers import VisionTower
+from llmbind_cli.model.vision.towers import COORDINATES, EfficientNetTower, VisionTower
 from llmbind_cli.nn.box_head import BoxHead
 from llmbind_cli.nn.frame import Frame
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
@@ -52,7 +53,8 @@ class Sight(nn.Module):
         mask_decoder: Decodes the grounding encoder's maps.
 
     Raises:
-        ConfigurationError: There is a grounding encoder without a decoder, or the other way about.
+        ConfigurationError: There is a grounding encoder without a decoder, or the other way about;
+            or the tower's cells cannot be pooled, or take the decoder's neck, as configured.
     """
 
     def __init__(
@@ -71,10 +73,19 @@ class Sight(nn.Module):
         self.config = config
         self.tower = tower
         self.grounding = grounding
-        self.projector = Projector(
-            width=tower.width, hidden_size=hidden_size, num_layers=config.projector_layers
-        )
         self.mask_decoder = mask_decoder if SEGMENT in tasks else None
+        self.projector = Projector(
+            width=self._neck_width() if config.shared_neck else tower.width,
+            hidden_size=hidden_size,
+            num_layers=config.projector_layers,
+            pool=config.projector_pool,
+        )
+        side, pool = math.isqrt(tower.num_tokens), config.projector_pool
+        if pool > 1 and (side * side != tower.num_tokens or side % pool):
+            raise ConfigurationError(
+                f"projector_pool {pool} does not divide the side of the tower's "
+                f"{tower.num_tokens} cells"
+            )
         self.prompt_projection = None
         if self.mask_decoder is not None:
             self.prompt_projection = PromptProjection(
@@ -87,6 +98,11 @@ class Sight(nn.Module):
         """The tasks that it can carry out."""
         heads = {SEGMENT: self.mask_decoder, DETECT: self.box_head}
         return frozenset(task for task, head in heads.items() if head is not None)
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions of the language model that a picture takes."""
+        return self.tower.num_tokens // self.projector.pool**2
 
     @property
     def device(self) -> torch.device:
@@ -146,14 +162,51 @@ class Sight(nn.Module):
         pixels = torch.stack([grounding.preprocessing(picture) for picture in pictures])
         return grounding(pixels.to(self.device))
 
+    @torch.no_grad()
+    def look(self, pictures: Sequence[Image]) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Run the frozen tower, and take the grounding encoder's maps where they cost nothing.
+
+        Args:
+            pictures: ``B`` ≥ 1 pictures, mode ``RGB``.
+
+        Returns:
+            What :meth:`tower_features` gives; and what :meth:`maps` gives where tower and encoder
+            are one network over the same square, which then runs once, else ``None``.
+        """
+        tower, grounding = self.tower, self.grounding
+        if not (
+            isinstance(tower, EfficientNetTower)
+            and isinstance(grounding, EfficientNetGrounding)
+            and tower.network is grounding.network
+            and tower.preprocessing == grounding.preprocessing
+        ):
+            return self.tower_features(pictures), None
+        pixels = torch.stack([tower.preprocessing(picture) for picture in pictures])
+        seen = tower.network.feature_maps(pixels.to(self.device))
+        return tower.tokens(seen).float(), grounding.chosen(seen)
+
     def frame(self, picture: Image) -> Frame:
         """Return where a picture lies in the square that its masks are decoded over."""
         return self._grounding().preprocessing.frame(picture)
 
     def embeddings(self, features: Tensor) -> Tensor:
-        """Project features [B, K, W] to positions of the LLM, float32 [B, K, D]."""
-        projected: Tensor = self.projector(features.float())
+        """Project features [B, K, W] to positions of the LLM, float32 [B, num_tokens, D]."""
+        projected: Tensor = self.projector(self.refined(features))
         return projected
+
+    def refined(self, features: Tensor) -> Tensor:
+        """Return what the projector reads of features, float32 [B, K, W].
+
+        Where the neck is shared, the cells have passed through it and have its width; the numbers
+        that tell their places stay as they are.
+        """
+        if not self.config.shared_neck:
+            return features.float()
+        neck = self._neck()
+        cells, places = features.float().tensor_split([-COORDINATES], dim=2)
+        side = math.isqrt(cells.shape[1])
+        refined = neck.embedding([cells.transpose(1, 2).reshape(len(cells), -1, side, side)])
+        return torch.cat([refined.flatten(2).transpose(1, 2), places], dim=2)
 
     def mask_logits(self, maps: Sequence[Tensor], states: Tensor, image_of: Tensor) -> Tensor:
         """Decode one mask for each state.
@@ -192,6 +245,30 @@ class Sight(nn.Module):
         for name, parameter in self.heads().items():
             if name in tensors:
                 parameter.copy_(tensors[name])
+
+    def _neck(self) -> LightMaskDecoder:
+        """Return the decoder whose neck the tower's cells pass through.
+
+        Raises:
+            ConfigurationError: They cannot.
+        """
+        tower, grounding, decoder = self.tower, self.grounding, self.mask_decoder
+        if not (
+            isinstance(tower, EfficientNetTower)
+            and isinstance(grounding, EfficientNetGrounding)
+            and isinstance(decoder, LightMaskDecoder)
+            and tower.preprocessing == grounding.preprocessing
+            and tower.strides == grounding.strides[-len(decoder.coarse) :]
+            and len(tower.strides) == 1
+        ):
+            raise ConfigurationError(
+                "a shared neck needs EfficientNet-lite0 as tower and as grounding encoder over the "
+                "same square, and the tower to take the one map that the mask decoder attends to"
+            )
+        return decoder
+
+    def _neck_width(self) -> int:
+        return self._neck().prompt_width + COORDINATES
 
     def _grounding(self) -> GroundingEncoder:
         if self.grounding is None:

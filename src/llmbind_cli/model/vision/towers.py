@@ -19,7 +19,8 @@ from torch.nn import functional
 from llmbind_cli.model.vision.preprocessing import Preprocessing
 from llmbind_cli.nn.efficientnet_lite import CHANNELS, Backbone
 
-_COORDINATES = 2
+COORDINATES = 2
+"""Numbers at the end of EfficientNet's features that tell a token's place."""
 
 
 class VisionTower(Protocol):
@@ -102,7 +103,7 @@ class EfficientNetTower(nn.Module):
         self.strides = tuple(strides)
         coarsest = self.strides[-1]
         self.num_tokens = (preprocessing.side_px // coarsest) ** 2
-        self.width = _COORDINATES + sum(CHANNELS[s] * (coarsest // s) ** 2 for s in self.strides)
+        self.width = COORDINATES + sum(CHANNELS[s] * (coarsest // s) ** 2 for s in self.strides)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Float [B, 3, S, S] → features [B, K, W], row after row."""

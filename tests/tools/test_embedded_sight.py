@@ -29,6 +29,7 @@ from llmbind_cli.data.scenes.world import load_world
 from llmbind_cli.evaluation.mask_set import read_mask_set
 from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.model.config import HEADS_NAME
+from llmbind_cli.nn.projector import Projector
 from llmbind_cli.training.sight_losses import MaskWeights
 
 SIDE = 64
@@ -127,10 +128,6 @@ def test_a_projected_name_is_its_own_nearest(looking):
     assert float(right) >= distinct - 0.05
     empty = naming.Cells(nothing, nothing)
     assert names.loss(projected, empty)[0] == 0
-    assert names.length_loss(projected, empty) > names.length_loss(0.5 * projected, empty)
-    assert names.length_loss(0.0 * projected, empty) == 0
-    shorter = names.centre + 0.5 * (projected - names.centre)
-    assert names.length_loss(shorter, cells) > names.length_loss(projected, cells)
 
 
 def test_pictures_made_soft_look_otherwise_and_mean_the_same(model, questions, looking):
@@ -186,35 +183,51 @@ def test_a_stopped_stage_goes_on_where_it_was(model, looking, tmp_path, monkeypa
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_the_projector_learns_names_and_goes_on_where_it_was(
+def test_the_projector_learns_words_and_goes_on_where_it_was(
     model, looking, describing, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(naming, "_DECAY", 1e-9)  # the rate then does not hang on the steps
     names, _ = looking
-    own = {name: value.detach().clone() for name, value in model.sight.heads().items()}
     apart = describing.look(range(90, 92))
+    width = apart[0].features.shape[1]
+    hidden_size = len(names.centre)
 
-    def teach(steps, state):
-        model.sight.load_heads(own)
+    def projector():
+        torch.manual_seed(0)
+        return Projector(width=width, hidden_size=hidden_size, words=names.vocabularies)
+
+    def teach(learning, steps, state):
         describing._kept.clear()
         naming.teach_projector(
-            model.sight.projector, names, describing, apart,
-            steps=steps, state=state, fresh=2, again=0,
-        )  # fmt: skip
-        return {k: v.clone() for k, v in model.sight.projector.state_dict().items()}
+            learning, names, describing, apart, steps=steps, state=state, fresh=2, again=0
+        )
+        return learning
 
-    def loss():
-        with torch.no_grad():
-            naming_loss, _, length = naming._scores(model.sight.projector, names, apart)
-        return float(naming_loss + length)
+    before, whole = projector(), teach(projector(), 6, tmp_path / "whole.pt")
+    with torch.no_grad():
+        assert naming._scores(whole, apart)[0] < naming._scores(before, apart)[0]
+    teach(projector(), 3, tmp_path / "parts.pt")
+    parts = teach(projector(), 6, tmp_path / "parts.pt").state_dict()
+    assert all(torch.equal(value, parts[name]) for name, value in whole.state_dict().items())
+    with pytest.raises(ValueError, match=r"projector_words must be \[\d+, 12\]"):
+        teach(Projector(width=width, hidden_size=hidden_size), 1, tmp_path / "other.pt")
 
-    before = loss()
-    whole = teach(6, tmp_path / "whole.pt")
-    assert loss() < before
-    teach(3, tmp_path / "parts.pt")
-    parts = teach(6, tmp_path / "parts.pt")
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    model.sight.load_heads(own)
+
+def test_a_cell_that_is_sure_becomes_its_words(looking):
+    names, _ = looking
+    projector = Projector(width=3, hidden_size=len(names.centre), words=names.vocabularies)
+    sure = torch.full((3, sum(names.vocabularies)), -100.0)
+    nothing, no_colour = names.vocabularies[0] - 1, sum(names.vocabularies) - 1
+    for row, words in enumerate(((5, nothing + 1 + 2), (5, no_colour), (nothing, no_colour))):
+        sure[row, list(words)] = 100.0
+    with torch.no_grad():
+        projector.linear_1.weight.copy_(sure.T)
+        projector.linear_1.bias.zero_()
+        projector.linear_2.weight.copy_(names.table().T)
+        coloured, plain, empty = projector.cells(torch.eye(3))
+    torch.testing.assert_close(plain, names.things[5])
+    torch.testing.assert_close(coloured, names.things[5] + names.colours[2] - names.centre)
+    assert not empty.any()
 
 
 def test_muon_learns_through_its_views():

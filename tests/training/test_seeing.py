@@ -386,6 +386,7 @@ def test_a_bundle_of_words_is_a_start_for_one_that_sees(tmp_path, network, monke
     ("other", "kept"),
     [
         ({"mask_decoder": {"neck_layers": 1}}, "projector."),
+        ({"projector_words": (5, 3)}, ("mask_decoder.", "prompt_projection.")),
         ({"projector_pool": 2}, ("mask_decoder.", "prompt_projection.")),
     ],
 )

@@ -34,9 +34,16 @@ def test_training_goes_on_from_the_weights_of_the_bundle(recipe, tmp_path, earli
     assert all(torch.equal(rows[0][name], rows[1][name]) for name in rows[0])
 
 
-def test_layers_that_the_bundle_lacks_start_as_the_base(recipe, tmp_path, earlier):
+@pytest.mark.parametrize(
+    "more",
+    [
+        "lora_moe.layers='all'",
+        "lora_moe.target_modules=['gate_proj', 'up_proj', 'down_proj', 'q_proj', 'o_proj']",
+    ],
+)
+def test_linears_that_the_bundle_lacks_start_as_the_base(recipe, tmp_path, earlier, more):
     still = ["train.steps=1", "optim.lr=1e-30", f"model.start='{earlier}'"]
-    train(recipe, output=tmp_path / "more", overrides=[*still, "lora_moe.layers='all'"])
+    train(recipe, output=tmp_path / "more", overrides=[*still, more])
     before, after = adapter_of(earlier), adapter_of(tmp_path / "more" / "bundle")
     assert before.keys() < after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -64,6 +71,7 @@ def test_the_new_bundle_tells_what_it_continues(recipe, tmp_path, earlier):
     [
         ("lora_moe.rank=4", "r: 4, there 2"),
         ("lora_moe.layers=[0]", "layers_to_transform"),
+        ("lora_moe.target_modules=['gate_proj', 'up_proj']", "target_modules"),
         ("tokens.tasks=['image']", "task tokens"),
     ],
 )

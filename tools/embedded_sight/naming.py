@@ -1,9 +1,9 @@
 """Teach the projector to name what the vision tower sees, before the language model reads it.
 
-What the projector makes of a part of a picture is drawn towards the mean input embedding of the
-name of the thing that covers it, and of its colour, among all names; parts that show no thing
-become 0, which says nothing. The language model then reads a picture as words, which it can from
-the first step on.
+Its visual words are the names of the things and of the colours: their rows in its table are the
+mean input embeddings of the names, and those of "nothing" and of "no colour" are 0. So a cell that
+shows a red apple becomes what the language model reads as those words, from the first step on. What
+is learned here is which words a cell is.
 
 Notation: ``K`` cells of one or more pictures, ``W`` width of what the projector reads, ``D`` width
 of the language model, ``S`` side of a picture.
@@ -115,17 +115,15 @@ class Names:
                 right = (scores.argmax(1) == wanted[chosen]).float().mean()
         return total, right.detach()
 
-    def length_loss(self, projected: Tensor, cells: Cells) -> Tensor:
-        """Tell how far projected cells [K, D] are from the length that they should have.
+    @property
+    def vocabularies(self) -> tuple[int, int]:
+        """How many visual words there are for things, and for colours."""
+        return len(self.things) + 1, len(self.colours) + 1
 
-        Those that show a thing should be as far from the names' centre as names are; those that
-        show none should say nothing, and be 0.
-        """
-        usual = (self.things - self.centre).square().mean().sqrt()
-        shown = cells.things >= 0
-        lengths = (projected - self.centre).square().mean(1).clamp(min=1e-12).sqrt() / usual
-        empty = projected.square().mean(1) / usual**2
-        return torch.where(shown, (lengths - 1) ** 2, empty).mean()
+    def table(self) -> Tensor:
+        """Return the rows of the visual words, [sum of the vocabularies, D]."""
+        none = self.centre.new_zeros(1, len(self.centre))
+        return torch.cat([self.things, none, self.colours - self.centre, none])
 
     def cells(self, sample: Sample, grid: Sequence[int]) -> Cells:
         """Tell what the cells of a grid over a scene show.
@@ -193,12 +191,12 @@ class Describing(Looking[Described]):
 
 def teach_projector(
     projector: Projector, names: Names, looking: Describing, held_out: Sequence[Described], *,
-    steps: int, state: Path, fresh: int = 8, again: int = 56, lr: float = 1e-3, workers: int = 0,
+    steps: int, state: Path, fresh: int = 8, again: int = 56, lr: float = 4e-3, workers: int = 0,
 ) -> None:  # fmt: skip
     """Train. Stopped, it goes on where it saved last.
 
     Args:
-        projector: Trained in place.
+        projector: Its first layer is trained in place, its table is filled.
         names: Of things.
         looking: Gives pictures.
         held_out: Pictures to score on.
@@ -208,47 +206,66 @@ def teach_projector(
         again: Pictures seen before, a step.
         lr: Highest learning rate.
         workers: Processes that look at pictures ahead.
+
+    Raises:
+        ValueError: The projector has other visual words.
     """
+    if projector.words != names.vocabularies or projector.linear_2 is None:
+        raise ValueError(f"projector_words must be {list(names.vocabularies)}")
+    with torch.no_grad():
+        projector.linear_2.weight.copy_(names.table().T)
     parts: dict[str, Any] = {
         "projector": projector,
-        "optimizers": Optimizers(projector.parameters()),
+        "optimizers": Optimizers(projector.linear_1.parameters()),
     }
     first = load_state(state, **parts)
     losses: list[Tensor] = []
     clock = time.monotonic()
     batches = looking.batches(range(first, steps), fresh, again, workers=workers)
     for step, looked in enumerate(batches, first):
-        naming, right, length = _scores(projector, names, looked)
-        (naming + length).backward()
-        nn.utils.clip_grad_norm_(projector.parameters(), 1.0)
+        loss, named, told = _scores(projector, looked)
+        loss.backward()
+        nn.utils.clip_grad_norm_(projector.linear_1.parameters(), 1.0)
         rise, fall = (step + 1) / _WARM_UP, (steps - step) / (_DECAY * steps)
         parts["optimizers"].step(lr * min(1.0, rise, fall))
-        losses.append(torch.stack([naming, length, right]).detach())
+        losses.append(torch.stack([loss, named, told]).detach())
         if (step + 1) % LOG_EVERY == 0:
-            n, e, r = torch.stack(losses).mean(0).tolist()
+            mean, n, t = torch.stack(losses).mean(0).tolist()
             seconds = (time.monotonic() - clock) / len(losses)
             console.log(
-                f"step {step + 1}/{steps}: naming {n:.3f}, length {e:.3f}, cells named {r:.1%}, "
-                f"{seconds:.2f} s a step"
+                f"step {step + 1}/{steps}: loss {mean:.3f}, things named {n:.1%}, something or "
+                f"nothing told {t:.1%}, {seconds:.2f} s a step"
             )
             losses, clock = [], time.monotonic()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             save_state(state, step + 1, **parts)
             with torch.no_grad():
-                naming, right, length = _scores(projector, names, held_out)
+                loss, named, told = _scores(projector, held_out)
             console.log(
-                f"held out: naming {naming:.3f}, length {length:.3f}, cells named {right:.1%}"
+                f"held out: loss {loss:.3f}, things named {named:.1%}, something or nothing told "
+                f"{told:.1%}"
             )
             clock = time.monotonic()
 
 
-def _scores(
-    projector: Projector, names: Names, looked: Sequence[Described]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss of names, the share of the right ones, and the loss of lengths."""
-    features = torch.cat([one.features for one in looked])
+def _scores(projector: Projector, looked: Sequence[Described]) -> tuple[Tensor, Tensor, Tensor]:
+    """Score the words of cells.
+
+    Returns:
+        The loss; of the cells that show a thing, the share that is named rightly; of all cells,
+        the share that rightly says whether they show any.
+    """
+    features = torch.cat([one.features for one in looked]).float()
     shown = Cells.of(one.cells for one in looked)
-    with torch.autocast("cpu", torch.bfloat16):
-        projected = projector.cells(features.float()).float()
-    naming, right = names.loss(projected, shown)
-    return naming, right, names.length_loss(projected, shown)
+    things, colours = projector.linear_1(features).split(projector.words, dim=-1)
+    nothing, no_colour = projector.words[0] - 1, projector.words[1] - 1
+    seen = shown.things >= 0
+    wanted = torch.where(seen, shown.things, nothing)
+    # A thing whose colour is not sure teaches none; where there is no thing there is no colour.
+    hues = torch.where(seen, shown.colours, no_colour)
+    loss = functional.cross_entropy(things, wanted)
+    loss = loss + functional.cross_entropy(colours, hues, ignore_index=-1)
+    best = things.argmax(1)
+    named = (best[seen] == wanted[seen]).float().mean()
+    told = ((best < nothing) == seen).float().mean()
+    return loss, named.detach(), told.detach()

@@ -113,7 +113,13 @@ def read_heads(
     return tensors
 
 
-def restore_weights(model: BoundModel, bundle: Path, *, new_layers: Collection[int] = ()) -> None:
+def restore_weights(
+    model: BoundModel,
+    bundle: Path,
+    *,
+    new_layers: Collection[int] = (),
+    new_modules: Collection[str] = (),
+) -> None:
     """Copy what a bundle holds into a model of the same shapes, dtypes kept.
 
     A model with more task tokens than the bundle, or with sight where the bundle has none, or with
@@ -124,6 +130,7 @@ def restore_weights(model: BoundModel, bundle: Path, *, new_layers: Collection[i
         bundle: The bundle directory.
         new_layers: Decoder layers that the model adapts and the bundle does not. Their experts
             stay as they were initialised, where they add nothing to the base (B = 0).
+        new_modules: Linears of each layer for which that holds, by the last parts of their names.
 
     Raises:
         IntegrityError: A file is missing or damaged, or has other tensors than the model.
@@ -136,7 +143,11 @@ def restore_weights(model: BoundModel, bundle: Path, *, new_layers: Collection[i
     check_safetensors(path)
     tensors = load_file(path)
     adapter = adapter_state_dict(model.language_model)
-    adapter = {name: p for name, p in adapter.items() if decoder_layer_of(name) not in new_layers}
+    adapter = {
+        name: parameter
+        for name, parameter in adapter.items()
+        if decoder_layer_of(name) not in new_layers and not set(name.split(".")) & set(new_modules)
+    }
     check_tensors(path, tensors, {name: tuple(p.shape) for name, p in adapter.items()})
     rows = attached_rows(model.language_model)
     earlier = BundleConfig.read(bundle)
@@ -163,11 +174,8 @@ def _other_heads(earlier: SightConfig | None, now: SightConfig | None) -> tuple[
     if earlier is None or now is None:
         return ()
     ignored: tuple[str, ...] = ()
-    projectors = [
-        (one.vision_tower, one.projector_layers, one.shared_neck, one.projector_pool)
-        for one in (earlier, now)
-    ]
-    if projectors[0] != projectors[1]:
+    own = ("vision_tower", "projector_layers", "projector_words", "shared_neck", "projector_pool")
+    if any(getattr(earlier, name) != getattr(now, name) for name in own):
         ignored += ("projector.",)
     decoders = [(one.grounding_encoder, one.mask_decoder) for one in (earlier, now)]
     if decoders[0] != decoders[1]:

@@ -76,6 +76,8 @@ class SightConfig:
         mask_decoder: Settings of the light decoder that goes with EfficientNet; that of Segment
             Anything is as its encoder's own configuration says.
         projector_layers: Linear layers between the tower and the LLM, 1 or 2.
+        projector_words: Sizes of the vocabularies of visual words between the two layers; none for
+            a GELU.
         shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
             projected. Both must then be one network over the same square.
         projector_pool: Side of the squares of the tower's cells that are averaged, once they are
@@ -89,6 +91,7 @@ class SightConfig:
     grounding_encoder: VisionNetwork | None = None
     mask_decoder: dict[str, Any] = field(default_factory=dict)
     projector_layers: int = 2
+    projector_words: tuple[int, ...] = ()
     shared_neck: bool = False
     projector_pool: int = 1
     image_marks: tuple[str, ...] = ()
@@ -183,5 +186,6 @@ def _pop_sight(fields: dict[str, Any]) -> SightConfig | None:
             entry = found[name]
             strides = tuple(entry.get("strides", ()))
             found[name] = VisionNetwork(**{**entry, "strides": strides})
-    found["image_marks"] = tuple(found.get("image_marks", ()))
+    for name in ("image_marks", "projector_words"):
+        found[name] = tuple(found.get(name, ()))
     return SightConfig(**found)

@@ -66,6 +66,8 @@ class SightSection(Section):
             cuts nothing out.
         mask_decoder: Settings of the light decoder that goes with EfficientNet: ``prompt_width``,
             ``num_heads``, ``attended_maps`` and ``neck_layers``.
+        projector_words: Sizes of the vocabularies of visual words between the projector's two
+            layers (Ovis, arXiv 2405.20797); none for a GELU.
         shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
             projected. The tower must be the grounding encoder's network over the same square, with
             the one map that the decoder attends to.
@@ -85,6 +87,7 @@ class SightSection(Section):
     mask_decoder: dict[
         Literal["prompt_width", "num_heads", "attended_maps", "neck_layers"], int
     ] = Field(default={})
+    projector_words: list[Annotated[int, Field(ge=2)]] = Field(default=[])
     shared_neck: bool = False
     projector_pool: int = Field(default=1, ge=1)
     image_marks: Marks | None = None

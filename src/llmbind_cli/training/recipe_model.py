@@ -87,7 +87,7 @@ def take_start(recipe: Recipe, model: BoundModel, *, offline: bool) -> Start | N
         adapter=adapter_config_of(model.language_model),
         offline=offline,
     )
-    restore_weights(model, start.bundle, new_layers=start.new_layers)
+    restore_weights(model, start.bundle, new_layers=start.new_layers, new_modules=start.new_modules)
     return start
 
 
@@ -110,6 +110,7 @@ def sight_config(section: SightSection) -> SightConfig:
         vision_tower=network(section.vision_tower),
         grounding_encoder=None if grounding is None else network(grounding),
         mask_decoder={str(key): value for key, value in section.mask_decoder.items()},
+        projector_words=tuple(section.projector_words),
         shared_neck=section.shared_neck,
         projector_pool=section.projector_pool,
         image_marks=section.image_marks or (),

@@ -13,7 +13,7 @@ from llmbind_cli.model.bundle_folder import fingerprint, locate_bundle
 from llmbind_cli.model.config import ADAPTER_DIR, BundleConfig
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, read_adapter_config
 
-_LAYERS = "layers_to_transform"
+_LAYERS, _MODULES = "layers_to_transform", "target_modules"
 _MAY_DIFFER = {"lora_dropout", "every", "base_model_sha256"}
 
 
@@ -27,6 +27,8 @@ class Start:
         fingerprint: sha256 over its configuration and weights.
         training: Its own provenance.
         new_layers: Decoder layers that the recipe adapts and the bundle does not.
+        new_modules: Linears of each layer that the recipe adapts and the bundle does not, by the
+            last parts of their names.
     """
 
     bundle: Path
@@ -34,6 +36,7 @@ class Start:
     fingerprint: str
     training: dict[str, Any]
     new_layers: frozenset[int]
+    new_modules: frozenset[str]
 
     def provenance(self) -> dict[str, Any]:
         """Return what the new bundle tells of this one."""
@@ -60,7 +63,8 @@ def find_start(
     Raises:
         ModelNotFoundError: There is no bundle.
         ConfigurationError: Base, task tokens or adapter differ from those of the bundle. The
-            recipe may adapt more layers and have more task tokens, not fewer.
+            recipe may adapt more layers, more linears of each, and have more task tokens, not
+            fewer.
         IntegrityError: The bundle is damaged.
     """
     bundle = locate_bundle(source, offline=offline)
@@ -72,9 +76,12 @@ def find_start(
     before = {"task tokens": config.token_ids} | _fields(read_adapter_config(bundle / ADAPTER_DIR))
     if base is not None and earlier is not None:
         now["base"], before["base"] = base, earlier
-    new_layers = frozenset(now[_LAYERS] or ()) - frozenset(before[_LAYERS] or ())
-    if len(new_layers) == len(now[_LAYERS] or ()) - len(before[_LAYERS] or ()):
-        before[_LAYERS] = now[_LAYERS]  # the bundle's layers are among the recipe's
+    new: dict[str, frozenset[Any]] = {}
+    for key in (_LAYERS, _MODULES):
+        recipe_has, bundle_has = frozenset(now[key] or ()), frozenset(before[key] or ())
+        new[key] = recipe_has - bundle_has
+        if bundle_has <= recipe_has:
+            before[key] = now[key]
     faults = [
         f"{key}: {now[key]!r}, there {before[key]!r}" for key in now if now[key] != before[key]
     ]
@@ -88,7 +95,8 @@ def find_start(
         name=f"{config.name}@{digest[:12]}",
         fingerprint=digest,
         training=config.training,
-        new_layers=new_layers,
+        new_layers=new[_LAYERS],
+        new_modules=new[_MODULES],
     )
 
 

@@ -79,6 +79,7 @@ class Sight(nn.Module):
             hidden_size=hidden_size,
             num_layers=config.projector_layers,
             pool=config.projector_pool,
+            words=config.projector_words,
         )
         side, pool = math.isqrt(tower.num_tokens), config.projector_pool
         if pool > 1 and (side * side != tower.num_tokens or side % pool):

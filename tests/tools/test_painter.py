@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -113,6 +114,21 @@ def test_variety_keeps_what_a_caption_tells(batches):
             assert varied.background == scene.background
         tinted += varied.background != scene.background
     assert tinted > 60
+
+
+def test_things_move_a_little_and_stay_in_the_picture(batches):
+    rng, moved = Random(0), []
+    for scene in batches.scenes(0, 100):
+        varied = scenes.moved(scene, rng)
+        assert varied.background == scene.background
+        for placed, other in zip(scene.things, varied.things, strict=True):
+            assert replace(other, box=placed.box) == placed
+            assert other.box.width == pytest.approx(placed.box.width, rel=0.1001)
+            shift = np.abs(np.subtract(placed.box.centre, other.box.centre)).max()
+            # Besides, a box that grows at the picture's side is pushed back into it.
+            assert shift <= 0.0201 + max(0.0, other.box.width - placed.box.width) / 2
+            moved.append(other.box != placed.box)
+    assert np.mean(moved) > 0.8  # what fills the picture has nowhere to go
 
 
 def test_light_falls_on_things_alone():
@@ -290,7 +306,7 @@ def test_the_exported_pipeline_is_an_ordinary_one(tokenizer, tmp_path):
     """What it stores in 8 bits is read by the loader that reads every other pipeline."""
     torch.manual_seed(0)
     networks.build_vae().save_pretrained(tmp_path / "work" / "vae")
-    tiny_unet().save_pretrained(tmp_path / "work" / "unet")
+    tiny_unet().save_pretrained(tmp_path / "work" / "unet_lively")
     networks.build_text_encoder(len(tokenizer)).save_pretrained(tmp_path / "work" / "text_encoder")
     tokenizer.save_pretrained(tmp_path / "work" / "tokenizer")
     export.export(tmp_path / "work", tmp_path / "pipeline")

@@ -20,7 +20,7 @@ def export(work: Path, out: Path, *, eight_bit: bool = True) -> None:
     """Write the pipeline.
 
     Args:
-        work: Folder with ``unet``, ``text_encoder``, ``tokenizer`` and ``vae``.
+        work: Folder with ``unet_lively``, ``text_encoder``, ``tokenizer`` and ``vae``.
         out: The pipeline's folder.
         eight_bit: Store large weights in 8 bits; else all in 16.
     """
@@ -33,7 +33,7 @@ def export(work: Path, out: Path, *, eight_bit: bool = True) -> None:
         vae=AutoencoderKL.from_pretrained(work / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
         tokenizer=AutoTokenizer.from_pretrained(work / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(work / "unet"),
+        unet=UNet2DConditionModel.from_pretrained(work / "unet_lively"),
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llmbind_cli.data.scenes.captions import caption
 from llmbind_cli.data.scenes.colours import HUED
 from llmbind_cli.data.scenes.compose import render
-from llmbind_cli.data.scenes.graph import Background, Scene
+from llmbind_cli.data.scenes.graph import Background, Box, Scene
 from llmbind_cli.data.scenes.sampling import Kind, SceneSampler
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import World
@@ -54,6 +54,7 @@ class SceneBatches:
         size_px: Side of a picture.
         seed: Decides every batch, together with its number.
         mix: Share of each kind of scene.
+        lively: Vary sizes and places of things too.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class SceneBatches:
         size_px: int,
         seed: int,
         mix: Mapping[Kind, float] = MIX,
+        lively: bool = False,
     ) -> None:
         self._sampler = SceneSampler(world, seed, mix=mix, steady=True)
         self._sprites, self._size_px, self._seed = sprites, size_px, seed
+        self._lively = lively
 
     def scenes(self, number: int, size: int) -> list[Scene]:
         """Return the scenes of a batch."""
@@ -81,9 +84,13 @@ class SceneBatches:
         rng = Random(f"variety/{self._seed}/{number}")
         pictures = []
         for scene in self.scenes(number, size):
-            picture, masks = render(vary(scene, rng), self._sprites, self._size_px)
+            picture, masks = render(self._varied(scene, rng), self._sprites, self._size_px)
             pictures.append(lit(picture, masks.any(0), rng))
         return np.stack(pictures)
+
+    def _varied(self, scene: Scene, rng: Random) -> Scene:
+        varied = vary(scene, rng)
+        return moved(varied, rng) if self._lively else varied
 
     def plans(self, number: int, size: int) -> tuple[NDArray[np.uint8], list[str]]:
         """Return the pictures as the captions tell them, and the captions."""
@@ -116,6 +123,24 @@ def vary(scene: Scene, rng: Random) -> Scene:
     return Scene(scene.things, background, shade)
 
 
+def moved(scene: Scene, rng: Random) -> Scene:
+    """Make things a little larger or smaller and move them a little, inside the picture."""
+    things = tuple(
+        placed if placed.thing.alone else replace(placed, box=_moved(placed.box, rng))
+        for placed in scene.things
+    )
+    return replace(scene, things=things)
+
+
+def _moved(box: Box, rng: Random) -> Box:
+    scale = rng.uniform(*_SCALE)
+    width, height = min(scale * box.width, 1.0), min(scale * box.height, 1.0)
+    x, y = (centre + rng.uniform(-_SHIFT, _SHIFT) for centre in box.centre)
+    left = min(max(x - width / 2, 0.0), 1 - width)
+    top = min(max(y - height / 2, 0.0), 1 - height)
+    return Box(left, top, min(left + width, 1.0), min(top + height, 1.0))
+
+
 def lit(picture: NDArray[np.uint8], things: NDArray[np.bool_], rng: Random) -> NDArray[np.uint8]:
     """Put the things of a picture in another light: brighter or darker, warmer or cooler.
 
@@ -139,3 +164,6 @@ _PALE = 0.2
 
 _LIGHT, _WARMTH = (0.78, 1.15), 0.1
 """What a thing's colours are multiplied by, and by how much more in red than in green."""
+
+_SCALE, _SHIFT = (0.9, 1.1), 0.02
+"""What a thing's size is multiplied by, and how far it moves, as a share of the picture's side."""

@@ -59,6 +59,8 @@ def test_a_bundle_that_differs_in_its_masks_alone_writes_alike(bundles, file, na
     [
         ("llmbind.json", "mask_decoder", True),
         ("llmbind.json", "vision_tower", False),
+        ("llmbind.json", "projector_pool", True),  # 1 is what saying nothing means
+        ("llmbind.json", "shared_neck", False),
         ("adapter/adapter_config.json", "top_k", False),
         ("tokenizer.json", "model", False),
     ],

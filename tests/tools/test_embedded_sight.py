@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 from embedded_sight import grounding, held_out, naming, photo_fitting, speaking
 from embedded_sight.joint import TaughtObjective, take_first_stages
+from embedded_sight.names import Cells, Names
 from resumable.optimizers import Optimizers
 
 from llmbind_cli.data.batches import Batch, SeenBatch
@@ -69,7 +70,7 @@ def questions(world, renderer):
 
 @pytest.fixture
 def looking(model, world, questions):
-    names = naming.Names(model.language_model.get_input_embeddings(), model.tokenizer, world)
+    names = Names(model.language_model.get_input_embeddings(), model.tokenizer, world)
     return names, grounding.Asking(names=names, questions=questions, sight=model.sight, kept=5)
 
 
@@ -122,11 +123,11 @@ def test_a_projected_name_is_its_own_nearest(looking):
     names, _ = looking
     projected = names.things + 0.0
     nothing = torch.full((len(projected),), -1)
-    cells = naming.Cells(torch.arange(len(projected)), nothing)
+    cells = Cells(torch.arange(len(projected)), nothing)
     _, right = names.loss(projected, cells)
     distinct = len(torch.unique(names.things, dim=0)) / len(names.things)
     assert float(right) >= distinct - 0.05
-    empty = naming.Cells(nothing, nothing)
+    empty = Cells(nothing, nothing)
     assert names.loss(projected, empty)[0] == 0
 
 

@@ -256,9 +256,11 @@ def test_the_projector_may_read_what_the_mask_decoder_attends_to(efficientnet):
 def test_a_neck_is_shared_only_where_both_see_the_same(efficientnet, clip, sam):
     config = necked(efficientnet)
     larger = dataclasses.replace(config.grounding_encoder, side_px=128)
+    elsewhere = dataclasses.replace(config.vision_tower, source=f"{efficientnet}/.")
     for other in (
         dataclasses.replace(config, grounding_encoder=larger),
         dataclasses.replace(config, mask_decoder=light_sight(efficientnet).mask_decoder),
+        dataclasses.replace(config, vision_tower=elsewhere),
         dataclasses.replace(
             config, vision_tower=dataclasses.replace(config.vision_tower, strides=(16, 32))
         ),

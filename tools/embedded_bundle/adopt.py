@@ -37,6 +37,8 @@ WRITING = (
     "tokenizer_config.json",
 )
 OF_MASKS = {"grounding_encoder", "mask_decoder", "training", "generators", "licences"}
+SINCE = {"projector_words": [], "shared_neck": False, "projector_pool": 1}
+"""What earlier bundles meant that say nothing of it."""
 MASK_HEADS = ("mask_decoder.", "prompt_projection.")
 HEADING, SIGHT_HEADING = "## Measured", "## Sight"
 MEASUREMENTS = {
@@ -111,17 +113,17 @@ def name_generators() -> None:
 
 
 def writes_alike(bundle: Path, other: Path) -> bool:
-    """Tell whether two bundles differ in what makes masks alone."""
+    """Tell whether two bundles differ in what makes masks alone.
+
+    Where the language model reads pictures through the mask decoder's neck, that is no part of it.
+    """
     if not (other / "llmbind.json").exists():
         return False
-    configs = [
-        {
-            key: value
-            for key, value in json.loads((one / "llmbind.json").read_text("utf-8")).items()
-            if key not in OF_MASKS
-        }
-        for one in (bundle, other)
-    ]
+    texts = [(one / "llmbind.json").read_text("utf-8") for one in (bundle, other)]
+    told = [SINCE | json.loads(text) for text in texts]
+    if any(config["shared_neck"] for config in told):
+        return False
+    configs = [{k: v for k, v in config.items() if k not in OF_MASKS} for config in told]
     heads = [
         {
             name: tensor

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from embedded_sight.naming import Names
+    from embedded_sight.names import Names
     from llmbind_cli.data.scenes.pictures import SceneRenderer
     from llmbind_cli.data.scenes.questions import SceneQuestions
     from llmbind_cli.data.scenes.world import World
@@ -229,7 +229,7 @@ def _pointing(scenes: _Scenes, split: str, *, name: str) -> SceneQuestions:
 
 def _names(model: BoundModel, scenes: _Scenes) -> Names:
     """Return the names of the things that training knows."""
-    from embedded_sight.naming import Names
+    from embedded_sight.names import Names
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
 
     known = ArrangementSampler(scenes.world, SEED).known

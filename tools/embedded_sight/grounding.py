@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedded_sight.looking import Looking
-from embedded_sight.naming import Cells, Names
+from embedded_sight.names import Cells, Names
 from embedded_sight.reader import LONGEST, PhraseReader
 from llmbind_cli.console import console
 from llmbind_cli.data.sample import Sample
@@ -63,16 +63,7 @@ class Looked:
 
 
 class Asking(Looking[Looked]):
-    """Looks at scenes with the grounding encoder, to ask where things are.
-
-    Args:
-        names: Of things.
-        settings: Those of :class:`Looking`.
-    """
-
-    def __init__(self, *, names: Names, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._names = names
+    """Looks at scenes with the grounding encoder, to ask where things are."""
 
     @torch.no_grad()
     def look(self, numbers: range) -> list[Looked]:
@@ -96,7 +87,7 @@ class Asking(Looking[Looked]):
             masks=(masks * 255).round().byte(),
             truth=np.packbits(truth, axis=-1),
             phrases=[segment.phrase for segment in sample.segments],
-            cells=self._names.cells(sample, attended.shape[-2:]),
+            cells=self.names.cells(sample, attended.shape[-2:]),
         )
 
 

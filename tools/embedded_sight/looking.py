@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 
+from embedded_sight.names import Names
 from llmbind_cli.data.sample import Sample
 from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.model.vision.sight import Sight
@@ -32,6 +33,7 @@ class Looking(abc.ABC, Generic[_Seen]):
 
     Args:
         questions: The scenes, with what may be asked of them.
+        names: Of the things in them.
         sight: The frozen networks.
         kept: Pictures kept.
         soft: Share of the pictures that are made small and blurred before the networks see them.
@@ -41,11 +43,12 @@ class Looking(abc.ABC, Generic[_Seen]):
         self,
         *,
         questions: SceneQuestions,
+        names: Names,
         sight: Sight,
         kept: int = 4000,
         soft: float = _SOFT,
     ) -> None:
-        self.sight = sight
+        self.names, self.sight = names, sight
         self._questions, self._most, self._soft = questions, kept, soft
         self._kept: list[_Seen] = []
 

@@ -66,9 +66,10 @@ class PictureMemory:
         for start in range(0, len(waiting), _AT_ONCE):
             chosen = waiting[start : start + _AT_ONCE]
             features, maps = self._sight.look([new[key] for key in chosen])
-            for row, key in enumerate(chosen if maps is not None else ()):
-                own = tuple(scale[row : row + 1].clone() for scale in maps or ())
-                _keep(self._maps, key, own, self._kept)
+            if maps is not None:
+                for row, key in enumerate(chosen):
+                    own = tuple(scale[row : row + 1].clone() for scale in maps)
+                    _keep(self._maps, key, own, self._kept)
             projected = self._sight.embeddings(features)
             known |= dict(zip(chosen, projected.unbind(), strict=True))
         for key, embedded in known.items():

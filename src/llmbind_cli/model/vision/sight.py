@@ -10,6 +10,7 @@ Notation: ``B`` pictures, ``K`` cells a picture, ``W`` width of the tower, ``D``
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -254,11 +255,13 @@ class Sight(nn.Module):
             ConfigurationError: They cannot.
         """
         tower, grounding, decoder = self.tower, self.grounding, self.mask_decoder
+        own, other = self.config.vision_tower, self.config.grounding_encoder
         if not (
             isinstance(tower, EfficientNetTower)
             and isinstance(grounding, EfficientNetGrounding)
             and isinstance(decoder, LightMaskDecoder)
-            and tower.preprocessing == grounding.preprocessing
+            and other is not None
+            and dataclasses.replace(own, strides=other.strides) == other
             and tower.strides == grounding.strides[-len(decoder.coarse) :]
             and len(tower.strides) == 1
         ):

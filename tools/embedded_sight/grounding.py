@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from resumable.optimizers import Optimizers
+from resumable.precision import cpu_autocast
 from resumable.state import load_state, save_state
 from torch import Tensor, nn
 from torch.nn import functional
@@ -69,7 +70,7 @@ class Asking(Looking[Looked]):
     def look(self, numbers: range) -> list[Looked]:
         """Draw scenes and look at them."""
         samples, pictures = self.drawn(numbers)
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             maps = self.sight.maps(pictures)
         return [
             self._looked(sample, tuple(m[row].bfloat16() for m in maps))
@@ -186,7 +187,7 @@ def teach_grounding(
             for target in chance.sample(range(len(one.phrases)), min(masks, len(one.phrases)))
         ]
         target = torch.stack([looked[row].masks[n] for row, n in asked]).float() / 255
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             logits, named = networks(looked, asked)
         logits = logits.float()
         bce = functional.binary_cross_entropy_with_logits(logits, target)
@@ -220,7 +221,7 @@ def score(networks: Grounding, looked: list[Looked], at_once: int = 8) -> float:
     for start in range(0, len(looked), at_once):
         part = looked[start : start + at_once]
         asked = [(row, n) for row, one in enumerate(part) for n in range(len(one.phrases))]
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             logits = networks(part, asked)[0].float()
         truth = torch.from_numpy(
             np.stack([np.unpackbits(part[row].truth[n], axis=-1) for row, n in asked])

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from resumable.optimizers import Optimizers
+from resumable.precision import cpu_autocast
 from resumable.state import load_state, save_state
 from torch import Tensor, nn
 from torch.nn import functional
@@ -58,7 +59,7 @@ class Describing(Looking[Described]):
     def look(self, numbers: range) -> list[Described]:
         """Draw scenes and look at them."""
         samples, pictures = self.drawn(numbers)
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             features = self.sight.refined(self.sight.tower_features(pictures))
         side = math.isqrt(features.shape[1])
         return [

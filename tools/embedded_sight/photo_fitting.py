@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from resumable.optimizers import Optimizers
+from resumable.precision import cpu_autocast
 from torch import Tensor, nn
 
 from embedded_sight.photos import Asked, asked_of
@@ -130,7 +131,7 @@ def fit_photos(sight: Sight, read: ReadPhotos, *, steps: int, lr: float = 1e-3) 
         noise = torch.randn(len(masks), 1, generator=torch.Generator().manual_seed(step))
         batch = _batch(read, photos, masks, image_of)
         hidden = (read.states[masks] * (1 + _NOISE * noise))[None]
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             loss = sight_losses(sight, batch, hidden, MaskWeights()).mask
         if loss is None:
             raise ValueError("a batch must have masks")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from resumable.precision import cpu_autocast
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
@@ -109,7 +110,7 @@ def read_states(
     left, read, masks = iter(samples), 0, 0
     while part := list(islice(left, _BATCH)):
         batch = collated(part)
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             hidden = objective.hidden_states(batch)
         if batch.seen is not None:
             places = batch.seen.places

@@ -1,1 +1,1 @@
-"""What the trainings under tools/ share: optimizers, and states that a stopped one goes on from."""
+"""What the trainings under tools/ share: optimizers, number formats, states to go on from."""

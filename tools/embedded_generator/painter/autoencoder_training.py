@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from resumable.precision import cpu_autocast
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -89,12 +90,12 @@ def train_autoencoder(
         strength = settings.noise * torch.rand(len(images), 1, 1, 1, generator=chance)
         noisy = latents + strength * torch.randn(latents.shape, generator=chance)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             guess = vae.decoder(noisy)
         loss = _difference(guess.float(), pixels)
         drawn.append(float(functional.mse_loss(guess.detach().float(), pixels)))
         if step % settings.encoder_every == 0:
-            with torch.autocast("cpu", torch.bfloat16):
+            with cpu_autocast():
                 mean, log_variance = vae.encoder(pixels).float().chunk(2, dim=1)
             wrong = functional.mse_loss(mean, latents)
             # A variance next to nothing: encoding a picture twice gives the same latents.

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from resumable.precision import cpu_autocast
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -121,7 +122,7 @@ def teach_names(
         places = [min(length, ids.shape[1]) - 2 for length in lengths]  # before the end of text
         ids = ids[:, : max(places) + 2]
         wanted = torch.stack([latents_of(*look) for one in batch for look in one.looks]).float()
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             words = text_encoder(ids).last_hidden_state  # [B, L, W]
             guess = head(words[rows, places])
         loss = functional.mse_loss(guess.float(), wanted)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from resumable.optimizers import Optimizers
+from resumable.precision import cpu_autocast
 from resumable.state import load_state, save_state
 from torch import Tensor, nn
 from torch.nn import functional
@@ -105,7 +106,7 @@ def teach_plans(
     for step in range(first, steps):
         rise, fall = min(1.0, (step + 1) / 50), 0.5 * (1 + math.cos(math.pi * step / steps))
         images, captions = batches.plans(step, batch_size)
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             states = text_encoder(token_ids(tokenizer, captions)).last_hidden_state
         loss = functional.mse_loss(plan_in(states).float(), plan_of(space.encode(images)))
         loss.backward()

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from resumable.optimizers import Optimizers
+from resumable.precision import cpu_autocast
 from resumable.state import Average, load_state, save_state
 from torch import Tensor, nn
 from torch.nn import functional
@@ -123,7 +124,7 @@ def teach_words(
         rise, fall = min(1.0, (step + 1) / 50), 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.param_groups[0]["lr"] = lr * rise * fall
         images, captions = batches.plans(step, batch_size)
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             guess = regressor(token_ids(tokenizer, captions))
         loss = functional.mse_loss(guess.float(), space.encode(images))
         optimizer.zero_grad(set_to_none=True)
@@ -187,10 +188,10 @@ def train_denoiser(
         else:
             ids = token_ids(tokenizer, drawn.captions)
             ids[dropped] = empty
-            with torch.autocast("cpu", torch.bfloat16):
+            with cpu_autocast():
                 words = text_encoder(ids).last_hidden_state  # [B, L, W]
             plan_error = functional.mse_loss(plan_in(words)[~dropped].float(), plan[~dropped])
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             guess = unet(noisy, t, words).sample
         errors = (guess.float() - wanted).square().mean((1, 2, 3))  # [B]
         (errors.mean() + settings.plan_weight * plan_error).backward()

@@ -91,9 +91,9 @@ def _run_one(request: Request, settings: BatchSettings, options: ModelOptions) -
     with exclusive_lock(folder.lock, wait_s=settings.wait_s):
         name, decision = None, None
         if not settings.direct:
+            bound = options.load()
             from llmbind_cli.inference.planner import Planner
 
-            bound = options.load()
             name = bound.name
             planner = Planner(bound, max_new_tokens=settings.max_new_tokens, run_seed=settings.seed)
             (plan,) = planner.plan([request])
@@ -135,9 +135,9 @@ def plan_requests(
     """
     if not items:
         return
+    bound = options.load()
     from llmbind_cli.inference.planner import Planner
 
-    bound = options.load()
     planner = Planner(
         bound,
         max_new_tokens=max_new_tokens,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmbind_cli.collector import collector_paused
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.generators.settings import GeneratorSettings
 from llmbind_cli.model.bundle_folder import locate_bundle
@@ -36,8 +37,9 @@ class ModelOptions:
 
     def load(self) -> BoundModel:
         """Load the bundle; see :func:`llmbind_cli.model.loader.load_model`."""
-        # Not at the top: torch is imported with it, and a finished batch needs neither.
-        from llmbind_cli.model.loader import load_model
+        with collector_paused():
+            # Not at the top: torch is imported with it, and a finished batch needs neither.
+            from llmbind_cli.model.loader import load_model
 
         return load_model(self.model, device=self.device, dtype=self.dtype, offline=self.offline)
 

@@ -129,9 +129,9 @@ def _point(
     seed: int,
 ) -> list[ResultLine]:
     """Ask the model, and carry out what its reply points at."""
+    model = options.load()
     from llmbind_cli.inference.planner import Planner
 
-    model = options.load()
     planner = Planner(model, max_new_tokens=max_new_tokens, run_seed=seed)
     (plan,) = planner.plan([request])
     decision = Decision.of(plan).restricted_to(SIGHT_TASKS)

@@ -249,12 +249,13 @@ class Batch:
 
     def _load_planner(self) -> Planner:
         if self._planner is None:
+            model = self._load_model()
             from llmbind_cli.inference.planner import Planner
             from llmbind_cli.inference.teacher_forced import TeacherForcedPlanner
 
             kind = TeacherForcedPlanner if self._settings.teacher_forced else Planner
             self._planner = kind(
-                self._load_model(),
+                model,
                 max_new_tokens=self._settings.max_new_tokens,
                 run_seed=self._settings.seed,
                 batch_size=self._settings.batch_size,

@@ -16,6 +16,7 @@ from torch import Tensor
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.chat_format import stop_ids
+from llmbind_cli.model.payload_loops import PayloadLoops
 from llmbind_cli.model.prompt_reading import (
     number_images,
     read_prompt,
@@ -150,6 +151,7 @@ class _DecodingRun:
         self.grammar = TokenGrammar(model.token_table, stop_ids(model.tokenizer))
         self.states = self.grammar.start(openings, model.device)
         self.barred = self.grammar.barred(tasks, model.device)
+        self.loops = PayloadLoops(len(prompts), model.device)
         self.semantic_ids = {
             index
             for index, token in model.token_table.openers.items()
@@ -173,8 +175,9 @@ class _DecodingRun:
         hidden = self.first if step == 0 else self._forward()  # [B, D]
         logits = self.model.output_head(hidden).float()  # [B, V]
         logits = self.grammar.constrain(logits, self.states, self.barred)
-        chosen = self._choose(logits, step)  # [B]
-        self.states = self.grammar.next_states(self.states, chosen)
+        chosen = self._choose(self.loops.constrain(logits), step)  # [B]
+        before, self.states = self.states, self.grammar.next_states(self.states, chosen)
+        self.loops.follow(chosen, before, self.states)
         emitted, keep = [], []
         for place, (row, index) in enumerate(zip(self.rows, chosen.tolist(), strict=True)):
             reply = self.replies[row]
@@ -216,6 +219,7 @@ class _DecodingRun:
             self.rows = [self.rows[place] for place in keep]
             self.input_ids, self.states = self.input_ids[index], self.states[index]
             self.barred = self.barred[index]
+            self.loops.keep(index)
             self.attention_mask = self.attention_mask[index]
             self.positions = self.positions[index]
             if keep:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import load_world
 from llmbind_cli.evaluation.mask_set import read_mask_set
 from llmbind_cli.inference.requests import read_requests
+from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.model.config import HEADS_NAME
 from llmbind_cli.nn.projector import Projector
 from llmbind_cli.training.sight_losses import MaskWeights
@@ -185,10 +187,12 @@ def test_a_stopped_stage_goes_on_where_it_was(model, looking, tmp_path, monkeypa
 
 
 def test_the_projector_learns_words_and_goes_on_where_it_was(
-    model, looking, describing, tmp_path, monkeypatch
+    model, world, questions, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(naming, "_DECAY", 1e-9)  # the rate then does not hang on the steps
-    names, _ = looking
+    embedding = model.language_model.get_input_embeddings()
+    names = Names(embedding, model.tokenizer, list(world)[:30])  # a small table is quickly learned
+    describing = naming.Describing(names=names, questions=questions, sight=model.sight, kept=5)
     apart = describing.look(range(90, 92))
     width = apart[0].features.shape[1]
     hidden_size = len(names.centre)
@@ -288,6 +292,38 @@ def test_decoder_and_projector_are_those_of_the_first_stages(model, tmp_path, ta
     model.sight.load_heads(own)
 
 
+@pytest.mark.parametrize("neck_layers", [None, 1])
+def test_without_those_the_decoder_stays_that_of_the_start(model, tmp_path, neck_layers):
+    own = {name: value.detach().clone() for name, value in model.sight.heads().items()}
+    save_bundle(model, tmp_path, card="# Tiny\n", dtype=torch.bfloat16)
+    start = SimpleNamespace(bundle=tmp_path)
+    if neck_layers is None:
+        assert take_first_stages(model, tmp_path, start) is None
+        assert all(torch.equal(own[name], value) for name, value in model.sight.heads().items())
+        return
+    path = tmp_path / "llmbind.json"
+    config = json.loads(path.read_text())
+    config["mask_decoder"]["neck_layers"] = neck_layers
+    path.write_text(json.dumps(config))
+    for begin in (start, None):
+        with pytest.raises(SystemExit, match=r"grounding\.pt is not there"):
+            take_first_stages(model, tmp_path, begin)
+
+
+def test_a_bundle_follows_another_whose_decoder_it_has(model, questions):
+    """Its language model is the same here, so a projection that knew nothing learns all."""
+    sight = model.config.sight
+    other = build(model.config.language_model.source, sight=sight, tasks=["image", "segment"])
+    with pytest.raises(ValueError, match="different mask decoders"):
+        speaking.follow(other, model, questions, 1)
+    own = model.sight.heads()
+    other.sight.load_heads({n: v for n, v in own.items() if not n.startswith("prompt_projection")})
+    other.sight.requires_grad_(False)  # as of a loaded bundle
+    decoder = {k: v.clone() for k, v in other.sight.mask_decoder.state_dict().items()}
+    assert speaking.follow(other, model, questions, 160) > 0.5
+    assert all(torch.equal(v, decoder[k]) for k, v in other.sight.mask_decoder.state_dict().items())
+
+
 def test_a_fitted_projection_replaces_a_bundle_s_own(tmp_path):
     projection = torch.nn.Linear(4, 3)
     own = {
@@ -308,7 +344,6 @@ def test_a_fitted_projection_replaces_a_bundle_s_own(tmp_path):
 def test_a_bundle_is_given_another_decoder(model, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from llmbind_cli.model.checkpoint import save_bundle
     from llmbind_cli.model.loader import load_model
 
     monkeypatch.setenv("LLMBIND_CACHE", str(tmp_path / "cache"))

@@ -3,6 +3,7 @@
 python tools/embedded_sight ground SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight name SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight speak SPRITES.npz WORK [--photos FOLDER]
+python tools/embedded_sight follow SPRITES.npz BUNDLE --like BUNDLE [--photos FOLDER]
 python tools/embedded_sight held-out SPRITES.npz OUT [--photos FOLDER]
 python tools/embedded_sight suite SPRITES.npz OUT
 python tools/embedded_sight photos COCO128 OUT [--deeplab FILE.tflite]
@@ -50,6 +51,7 @@ def main() -> None:
     stage = _stage(stages, name, "sprites", "work", photos=True)
     stage.add_argument("--steps", type=int, default=3000)
     stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
+    stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage = _stage(stages, speak, "sprites", "work", photos=True)
     stage.add_argument("--count", type=int, default=700, help="dialogues to read")
     stage.add_argument("--into", type=Path, help="bundle to go on from and to put both into")
@@ -57,6 +59,9 @@ def main() -> None:
         "--states", type=Path, nargs="*", help="states.pt of the same language model, read before"
     )
     stage.add_argument("--set", dest="overrides", action="append", default=[])
+    stage = _stage(stages, follow, "sprites", "bundle", photos=True)
+    stage.add_argument("--count", type=int, default=2300, help="dialogues to read")
+    stage.add_argument("--like", default="embedded", help="bundle with the same mask decoder")
     stage = _stage(stages, held_out, "sprites", "out", photos=True)
     stage.add_argument("--count", type=int, default=200, help="pictures of each kind and row")
     stage = _stage(stages, suite, "sprites", "out")
@@ -125,10 +130,11 @@ def name(arguments: argparse.Namespace) -> None:
     from embedded_sight.joint import take_first_stages
     from embedded_sight.naming import Describing, teach_projector
 
-    (model, _), scenes = _model(), _scenes(arguments)
+    (model, start), scenes = _model(arguments.overrides), _scenes(arguments)
     if model.sight is None:
         raise SystemExit("the recipe's model must see")
-    take_first_stages(model, arguments.work)
+    take_first_stages(model, arguments.work, start)
+    arguments.work.mkdir(parents=True, exist_ok=True)
     names, sight = _names(model, scenes), model.sight
 
     def looking(split: str, **how: float) -> Describing:
@@ -150,18 +156,15 @@ def speak(arguments: argparse.Namespace) -> None:
     """Fit the prompt projection to the states of the language model as it stands."""
     from embedded_sight.joint import take_first_stages
     from embedded_sight.speaking import ReadPhrases, collect, give_decoder, teach_speaking
-    from llmbind_cli.data.scenes.arrangements import ArrangementSampler
-    from llmbind_cli.data.scenes.questions import SceneQuestions
 
     overrides = [*arguments.overrides]
     if arguments.into is not None:
         overrides.append(f"model.start={json.dumps(str(arguments.into.resolve()))}")
     (model, _), scenes = _model(overrides), _scenes(arguments)
     teacher = take_first_stages(model, arguments.work)
-    sampler = ArrangementSampler(scenes.world, SEED + 1, photos=scenes.photos)
-    questions = SceneQuestions(
-        sampler, scenes.renderer, name="speak", turns=10, questions=POINTING, tied=True
-    )
+    if teacher is None:
+        raise SystemExit("speak needs the reader that ground teaches; without one, see follow")
+    questions = _speaking(scenes)
     if arguments.states:
         read = ReadPhrases.of([ReadPhrases.load(path) for path in arguments.states])
     else:
@@ -177,6 +180,23 @@ def speak(arguments: argparse.Namespace) -> None:
             "seed": SEED,
         }
         give_decoder(arguments.into, model, told)
+
+
+def follow(arguments: argparse.Namespace) -> None:
+    """Fit a bundle's prompt projection to the prompts of another with the same mask decoder."""
+    from embedded_sight.speaking import follow as fit
+    from embedded_sight.speaking import replace_heads
+    from llmbind_cli.console import console
+    from llmbind_cli.model.loader import load_model
+
+    model, other = (load_model(str(b), device="cpu") for b in (arguments.bundle, arguments.like))
+    if model.sight is None:
+        raise SystemExit(f"{arguments.bundle} does not see")
+    best = fit(model, other, _speaking(_scenes(arguments)), arguments.count)
+    heads = model.sight.heads().items()
+    fitted = {name: head for name, head in heads if name.startswith("prompt_projection.")}
+    replace_heads(arguments.bundle, fitted)
+    console.log(f"{best:.3f} of the variance of the other bundle's prompts explained")
 
 
 def held_out(arguments: argparse.Namespace) -> None:
@@ -224,6 +244,17 @@ def _pointing(scenes: _Scenes, split: str, *, name: str) -> SceneQuestions:
     sampler = ArrangementSampler(scenes.world, SEED, split=split, photos=scenes.photos)
     return SceneQuestions(
         sampler, scenes.renderer, name=f"{name}/{split}", turns=8, questions=POINTING
+    )
+
+
+def _speaking(scenes: _Scenes) -> SceneQuestions:
+    """Return scenes that the language model speaks about, whose states are read."""
+    from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+    from llmbind_cli.data.scenes.questions import SceneQuestions
+
+    sampler = ArrangementSampler(scenes.world, SEED + 1, photos=scenes.photos)
+    return SceneQuestions(
+        sampler, scenes.renderer, name="speak", turns=10, questions=POINTING, tied=True
     )
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from embedded_sight.grounding import Grounding
 from llmbind_cli.data.batches import Batch
-from llmbind_cli.model.config import BundleConfig
+from llmbind_cli.model.config import BundleConfig, SightConfig
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.run import TrainingRun, train
 from llmbind_cli.training.sight_losses import MaskWeights, SightLosses
@@ -71,7 +71,7 @@ class TaughtRun(TrainingRun):
     def __init__(self, recipe: Any, *, work: Path, model: Any, **settings: Any) -> None:
         start = settings.get("start")
         sees = start is not None and can_see(start)
-        self._teacher = take_first_stages(model, work)
+        self._teacher = take_first_stages(model, work, start)
         fitted = work / "projection.pt"
         if fitted.exists() or not sees:
             state = torch.load(fitted, weights_only=True)
@@ -81,8 +81,10 @@ class TaughtRun(TrainingRun):
         super().__init__(recipe, model=model, **settings)
 
     def objective(self) -> LanguageObjective:
-        """Return the usual objective with a teacher."""
+        """Return the usual objective, with a teacher where there is one."""
         usual = super().objective()
+        if self._teacher is None:
+            return usual
         return TaughtObjective(
             self._model,
             self._teacher,
@@ -97,18 +99,41 @@ def can_see(start: Start) -> bool:
     return BundleConfig.read(start.bundle).sight is not None
 
 
-def take_first_stages(model: Any, work: Path) -> Grounding:
+def take_first_stages(model: Any, work: Path, start: Start | None = None) -> Grounding | None:
     """Give a model the mask decoder of the first stages, and the projector if they taught one.
+
+    Args:
+        model: Its heads change in place.
+        work: Folder of the stages.
+        start: Bundle that the model begins with. Without a decoder in ``work`` it keeps that of
+            this bundle, and there is no teacher.
 
     Returns:
         The networks of ``ground``, whose reader teaches.
+
+    Raises:
+        SystemExit: There is a decoder neither in ``work`` nor in the bundle.
     """
-    teacher = Grounding(model.sight, model.language_model.get_input_embeddings(), model.tokenizer)
-    teacher.load_state_dict(torch.load(work / "grounding.pt", weights_only=True)["networks"])
-    teacher.reader.eval().requires_grad_(False)
+    teacher = None
+    if (grounding := work / "grounding.pt").exists():
+        embedding = model.language_model.get_input_embeddings()
+        teacher = Grounding(model.sight, embedding, model.tokenizer)
+        teacher.load_state_dict(torch.load(grounding, weights_only=True)["networks"])
+        teacher.reader.eval().requires_grad_(False)
+    elif start is None or not decodes_alike(start, model.config.sight):
+        raise SystemExit(f"{grounding} is not there, and model.start has no such mask decoder")
     if (projector := work / "projector.pt").exists():
         model.sight.projector.load_state_dict(torch.load(projector, weights_only=True)["projector"])
     return teacher
+
+
+def decodes_alike(start: Start, sight: SightConfig) -> bool:
+    """Tell whether a bundle has the mask decoder that a sight describes."""
+    own = BundleConfig.read(start.bundle).sight
+    return own is not None and (own.grounding_encoder, own.mask_decoder) == (
+        sight.grounding_encoder,
+        sight.mask_decoder,
+    )
 
 
 def train_jointly(

@@ -230,6 +230,41 @@ def give_decoder(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> No
         write_atomically(bundle / name, lambda file, payload=payload: file.write(payload))
 
 
+def follow(model: BoundModel, other: BoundModel, questions: SceneQuestions, count: int) -> float:
+    """Fit a model's projection to the prompts that another model makes of the same dialogues.
+
+    Both decode masks alike, so what the other one points at, this one does too.
+
+    Args:
+        model: Its projection is fitted in place.
+        other: Speaks the prompts that the decoder knows.
+        questions: The scenes.
+        count: Dialogues.
+
+    Returns:
+        Share of the variance of pairs set apart that is explained.
+
+    Raises:
+        ValueError: One of them does not cut out, or their decoders differ.
+    """
+    own, known = _cutting(model), _cutting(other)
+    weights = known[0].state_dict()
+    if not all(torch.equal(weights.get(n, t[:0]), t) for n, t in own[0].state_dict().items()):
+        raise ValueError("the two bundles have different mask decoders")
+    read, told = collect(model, questions, count), collect(other, questions, count)
+    with torch.no_grad():
+        prompts = known[1](told.states)
+    return fit(own[1].requires_grad_(True), read.states, prompts)
+
+
+def _cutting(model: BoundModel) -> tuple[nn.Module, nn.Module]:
+    """Return a model's mask decoder and prompt projection."""
+    sight = model.sight
+    if sight is None or sight.mask_decoder is None or sight.prompt_projection is None:
+        raise ValueError(f"{model.config.name} does not cut out")
+    return sight.mask_decoder, sight.prompt_projection
+
+
 def teach_speaking(model: BoundModel, teacher: Grounding, read: ReadPhrases, *, path: Path) -> None:
     """Fit the projection to what was read, and save it.
 

@@ -1,8 +1,9 @@
 """Batched decoding with a KV cache, a token grammar and captured hidden states.
 
-What one row gets does not depend on the other rows: prompts are laid out so that sums keep their
-order (:mod:`llmbind_cli.model.prompt_reading`), and ids are chosen greedily, or sampled with
-uniform numbers drawn from the row's own seed.
+What one row gets does not depend on the other rows but for rounding: prompts are laid out so that
+sums keep their order (:mod:`llmbind_cli.model.prompt_reading`), and ids are chosen greedily, or
+sampled with uniform numbers drawn from the row's own seed. Kernels may choose another order for
+another number of rows, so in bfloat16 a near tie of two ids can fall otherwise in another batch.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ Each row's ids stand from the left, then comes a gap that no query sees, then wh
     a longer one of row 1 | | reply
 
 The reply begins at a multiple of :data:`LANES` and every gap is at least one wide. So a sum over
-the keys of a row adds the same numbers in the same lanes whatever stands in the other rows, and the
-row's states are the same to the last bit in any batch (bfloat16 on a CPU; other kernels choose
-their order by the shape of a batch).
+the keys of a row adds the same numbers in the same lanes whatever stands in the other rows. Where
+kernels do not choose their order by the shape of a batch, as in bfloat16 on CPUs with AMX, the
+row's states are then the same to the last bit in any batch.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from typing import Any
 
 DEFAULT = Path(__file__).parents[1] / "tests" / "data" / "talk.jsonl"
 RESAMPLES = 2_000
+DTYPE = "float32"
 
 
 def reply_losses(model: Any, pairs: list[dict[str, str]]) -> list[tuple[float, float, int]]:
@@ -104,7 +105,7 @@ def main() -> None:
 
     from llmbind_cli.model.loader import load_model
 
-    model = load_model(args.model, dtype="float32")
+    model = load_model(args.model, dtype=DTYPE)
     model.language_model.eval()
     content = args.talk.read_bytes()
     pairs = [json.loads(line) for line in content.splitlines() if line.strip()]
@@ -130,6 +131,7 @@ def main() -> None:
             "interval": [low, high],
             "data": {"name": args.talk.name, "sha256": hashlib.sha256(content).hexdigest()},
             "model": model.name,
+            "dtype": DTYPE,
             "seed": 0,
             "command": f"python benchmarks/plain_talk.py --replies {args.replies}",
         }

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from llmbind_cli.metrics.routing import TASKS, RoutingScore, score
+from llmbind_cli.nn.device import choose_device, choose_dtype
 
 DEFAULT = Path(__file__).parents[1] / "tests" / "data" / "requests.jsonl"
 
@@ -109,6 +110,7 @@ def main() -> None:
             "confusion": {f"{task} > {got}": n for (task, got), n in result.confusion.items()},
             "data": {"name": args.requests.name, "sha256": hashlib.sha256(content).hexdigest()},
             "model": next((line["model"] for line in lines if line["model"]), ""),
+            "dtype": str(choose_dtype("auto", choose_device("auto"))).removeprefix("torch."),
             "seed": 0,
             "command": f"python benchmarks/routing.py tests/data/{args.requests.name}",
         }

@@ -3,11 +3,13 @@
 python tools/embedded_bundle/adopt.py runs/embedded/bundle
 python tools/embedded_bundle/adopt.py --image PIPELINE
 python tools/embedded_bundle/adopt.py --sight REPORT.json
+python tools/embedded_bundle/adopt.py --again
 
 The second form puts an image generator into the bundle that is there, and the third writes the
-figures of ``llmbind eval eval/embedded-sight`` onto its card. Each leaves the others' parts as they
-are. A bundle that writes as the one before, since nothing but its masks differs, keeps the figures
-of what it writes; those of what it sees are then to be taken again.
+figures of ``llmbind eval eval/embedded-sight`` onto its card. The last takes the figures of what
+that bundle writes once more, after decoding has changed. Each leaves the others' parts as they are.
+A bundle that writes as the one before, since nothing but its masks differs, keeps the figures of
+what it writes; those of what it sees are then to be taken again.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("--image", type=Path, metavar="PIPELINE")
     parser.add_argument("--sight", type=Path, metavar="REPORT.json")
+    parser.add_argument("--again", action="store_true", help="measure what the bundle writes anew")
     arguments = parser.parse_args()
     kept = ""
     if arguments.bundle is not None:
@@ -87,6 +90,9 @@ def main() -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
     if arguments.bundle is not None:
         complete_card(kept or f"{HEADING}\n\n{measured()}")
+    if arguments.again:
+        sight = "".join((TARGET / "README.md").read_text("utf-8").partition(SIGHT_HEADING)[1:])
+        complete_card(f"{HEADING}\n\n{measured()}\n{sight}".rstrip() + "\n")
     if arguments.sight is not None:
         add_sight(json.loads(arguments.sight.read_text(encoding="utf-8")))
 
@@ -169,8 +175,9 @@ def measured() -> str:
         figures = json.loads((RESULTS / f"{name}.json").read_text())
         parts.append(
             f"{MEASUREMENTS[name][0]}\n({figures['n']} of {figures['data']['name']}, sha256 "
-            f"{figures['data']['sha256']}; greedy decoding, seed {figures['seed']}; "
-            f"`python {' '.join(arguments(name))}`):\n\n```text\n{printed.strip()}\n```\n"
+            f"{figures['data']['sha256']}; greedy decoding, {figures['dtype']}, seed "
+            f"{figures['seed']}; `python {' '.join(arguments(name))}`):\n\n"
+            f"```text\n{printed.strip()}\n```\n"
         )
     return "\n".join(parts)
 

@@ -127,22 +127,21 @@ def test_help_loads_nothing_heavy(environment, arguments):
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_help_takes_at_most_150_ms_of_cpu(cpu_seconds, argument):
+def test_help_takes_at_most_150_ms_of_cpu_where_typer_takes_60(cpu_seconds, argument):
     """Best of five, as other work on the machine can only add to a run.
 
-    150 ms is the bar that the project sets, on processors that import Typer in 60 ms. On two such
-    cores with a load of 2 to 3 the best of five was 76 to 135 ms. On one that takes 155 ms for
-    Typer alone it was 230, so the bar grows with what Typer takes, measured beside it. Training
-    processes beside both can carry a run over it: a missed bar is measured again a little later.
+    150 ms is the bar that the project sets, for cores that import Typer in 60 ms: two and a half
+    times that. So it is, measured beside it, on any core: a faster one must do better, and one
+    that takes 155 ms for Typer alone took 230. Training processes beside both can carry a run over
+    it: a missed bar is measured again a little later.
     """
     for pause_s in (0, 10, 20):
         time.sleep(pause_s)
         best_s = min(cpu_seconds("-m", "llmbind_cli", argument) for _ in range(5))
         typer_s = min(cpu_seconds("-c", "import typer") for _ in range(5))
-        bar_s = 0.150 * max(1.0, typer_s / 0.060)
-        if best_s <= bar_s:
+        if best_s <= 2.5 * typer_s:
             break
-    assert best_s <= bar_s
+    assert best_s <= 2.5 * typer_s
 
 
 def test_commands_import_typer_and_the_standard_library_only(root: Path):

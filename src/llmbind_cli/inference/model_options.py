@@ -36,7 +36,11 @@ class ModelOptions:
     settings: GeneratorSettings = field(default_factory=GeneratorSettings)
 
     def load(self) -> BoundModel:
-        """Load the bundle; see :func:`llmbind_cli.model.loader.load_model`."""
+        """Load the bundle; see :func:`llmbind_cli.model.loader.load_model`.
+
+        What else needs torch is best imported after this, which imports it with the collector
+        paused.
+        """
         with collector_paused():
             # Not at the top: torch is imported with it, and a finished batch needs neither.
             from llmbind_cli.model.loader import load_model

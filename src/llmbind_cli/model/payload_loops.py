@@ -54,6 +54,8 @@ class PayloadLoops:
         last = self._held[:, None, 1 - RUN :]  # [B, 1, N - 1]
         again = ((runs[..., :-1] == last) & (last != _NONE)).all(dim=-1)
         replies, places = again.nonzero(as_tuple=True)
+        if not len(replies):
+            return logits  # as at nearly every step: no copy of all logits
         repeated = runs[replies, places, -1]
         minus = logits.new_tensor(float("-inf"))
         return logits.index_put((replies, repeated), minus)

@@ -23,32 +23,6 @@ def test_the_projector_is_two_linears_with_a_gelu_between_or_one():
     assert set(one.state_dict()) == {"linear_1.weight", "linear_1.bias"}
 
 
-def test_a_cell_is_a_mixture_of_visual_words():
-    torch.manual_seed(0)
-    features = torch.randn(2, 3, 5)
-    projector = Projector(width=5, hidden_size=7, words=(4, 2))
-    things, colours = projector.linear_1(features).split((4, 2), -1)
-    table = projector.linear_2.weight.T
-    expected = things.softmax(-1) @ table[:4] + colours.softmax(-1) @ table[4:]
-    torch.testing.assert_close(projector(features), expected)
-    assert set(projector.state_dict()) == {"linear_1.weight", "linear_1.bias", "linear_2.weight"}
-    projector.match_scale(0.05)
-    assert 0.03 < projector.linear_2.weight.square().mean().sqrt() < 0.08
-
-
-def test_squares_of_cells_are_averaged_once_they_are_projected():
-    torch.manual_seed(0)
-    features = torch.randn(2, 16, 5)
-    projector = Projector(width=5, hidden_size=7, pool=2)
-    pooled, cells = projector(features), projector.cells(features)
-    assert pooled.shape == (2, 4, 7)
-    # The second position is the upper right square: rows 0 and 1, columns 2 and 3.
-    torch.testing.assert_close(pooled[1, 1], cells[1, [2, 3, 6, 7]].mean(0))
-    for count in (15, 9):
-        with pytest.raises(ValueError, match="no square grid"):
-            projector(torch.randn(1, count, 5))
-
-
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_a_matched_projector_speaks_at_the_scale_asked_for(num_layers):
     torch.manual_seed(0)
@@ -70,9 +44,6 @@ def test_the_prompt_is_linear_relu_linear():
     [
         (lambda: Projector(width=0, hidden_size=3), "width and hidden_size must be ≥ 1, got 0"),
         (lambda: Projector(width=1, hidden_size=3, num_layers=3), "num_layers must be 1 or 2"),
-        (lambda: Projector(width=1, hidden_size=3, pool=0), "pool must be ≥ 1, got 0"),
-        (lambda: Projector(width=1, hidden_size=3, words=(5, 1)), "vocabularies of ≥ 2"),
-        (lambda: Projector(width=1, hidden_size=3, num_layers=1, words=(5,)), "need two layers"),
         (lambda: PromptProjection(hidden_size=3, prompt_width=0), "must be ≥ 1, got 3 and 0"),
         (lambda: BoxHead(hidden_size=0), "hidden_size must be ≥ 1, got 0"),
     ],

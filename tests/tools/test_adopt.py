@@ -59,7 +59,7 @@ def test_a_bundle_that_differs_in_its_masks_alone_writes_alike(bundles, file, na
     [
         ("llmbind.json", "mask_decoder", True),
         ("llmbind.json", "vision_tower", False),
-        ("llmbind.json", "projector_pool", True),  # 1 is what saying nothing means
+        ("llmbind.json", "object_tokens", False),
         ("llmbind.json", "shared_neck", False),
         ("adapter/adapter_config.json", "top_k", False),
         ("tokenizer.json", "model", False),
@@ -70,6 +70,13 @@ def test_so_does_one_that_is_configured_alike(bundles, file, key, alike):
     config = json.loads((one / file).read_text())
     (one / file).write_text(json.dumps(config | {key: 1}))
     assert writes_alike(one, other) is alike
+
+
+def test_a_new_setting_that_is_off_is_what_saying_nothing_means(bundles):
+    one, other = bundles
+    config = json.loads((one / "llmbind.json").read_text())
+    (one / "llmbind.json").write_text(json.dumps(config | {"object_tokens": None}))
+    assert writes_alike(one, other)
 
 
 def test_where_there_is_no_bundle_yet_nothing_is_alike(bundles, tmp_path):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 from embedded_sight import grounding, held_out, naming, photo_fitting, speaking
 from embedded_sight.joint import TaughtObjective, take_first_stages
-from embedded_sight.names import Cells, Names
+from embedded_sight.names import Cells, Centres, Names
 from resumable.optimizers import Optimizers
 
 from llmbind_cli.data.batches import Batch, SeenBatch
@@ -32,7 +32,7 @@ from llmbind_cli.evaluation.mask_set import read_mask_set
 from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.model.config import HEADS_NAME
-from llmbind_cli.nn.projector import Projector
+from llmbind_cli.nn.object_projector import CellScores, ObjectProjector
 from llmbind_cli.training.sight_losses import MaskWeights
 
 SIDE = 64
@@ -186,7 +186,7 @@ def test_a_stopped_stage_goes_on_where_it_was(model, looking, tmp_path, monkeypa
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_the_projector_learns_words_and_goes_on_where_it_was(
+def test_the_projector_learns_to_list_and_goes_on_where_it_was(
     model, world, questions, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(naming, "_DECAY", 1e-9)  # the rate then does not hang on the steps
@@ -194,12 +194,6 @@ def test_the_projector_learns_words_and_goes_on_where_it_was(
     names = Names(embedding, model.tokenizer, list(world)[:30])  # a small table is quickly learned
     describing = naming.Describing(names=names, questions=questions, sight=model.sight, kept=5)
     apart = describing.look(range(90, 92))
-    width = apart[0].features.shape[1]
-    hidden_size = len(names.centre)
-
-    def projector():
-        torch.manual_seed(0)
-        return Projector(width=width, hidden_size=hidden_size, words=names.vocabularies)
 
     def teach(learning, steps, state):
         describing._kept.clear()
@@ -208,31 +202,73 @@ def test_the_projector_learns_words_and_goes_on_where_it_was(
         )
         return learning
 
-    before, whole = projector(), teach(projector(), 6, tmp_path / "whole.pt")
+    width = apart[0].features.shape[1]
+    whole = teach(lister(names, width), 6, tmp_path / "whole.pt")
     with torch.no_grad():
-        assert naming._scores(whole, apart)[0] < naming._scores(before, apart)[0]
-    teach(projector(), 3, tmp_path / "parts.pt")
-    parts = teach(projector(), 6, tmp_path / "parts.pt").state_dict()
+        assert naming._loss(whole, apart) < naming._loss(lister(names, width), apart)
+    teach(lister(names, width), 3, tmp_path / "parts.pt")
+    parts = teach(lister(names, width), 6, tmp_path / "parts.pt").state_dict()
     assert all(torch.equal(value, parts[name]) for name, value in whole.state_dict().items())
-    with pytest.raises(ValueError, match=r"projector_words must be \[\d+, 12\]"):
-        teach(Projector(width=width, hidden_size=hidden_size), 1, tmp_path / "other.pt")
+    more = lister(names, width, names=31)
+    with pytest.raises(ValueError, match="must have names = 30, colours = 11 and most ≤ 6"):
+        teach(more, 1, tmp_path / "other.pt")
 
 
-def test_a_cell_that_is_sure_becomes_its_words(looking):
+def lister(known, width, **sizes):
+    """A projector that may list two of the things whose names are known."""
+    torch.manual_seed(0)
+    counts = {"names": len(known.things), "colours": len(known.colours), **sizes}
+    return ObjectProjector(width=width, hidden_size=len(known.centre), most=2, pieces=3, **counts)
+
+
+def test_a_list_spells_names_as_people_write_them(model, looking, world, questions):
+    """What a projector without errors lists of a scene is what the model's embeddings say."""
     names, _ = looking
-    projector = Projector(width=3, hidden_size=len(names.centre), words=names.vocabularies)
-    sure = torch.full((3, sum(names.vocabularies)), -100.0)
-    nothing, no_colour = names.vocabularies[0] - 1, sum(names.vocabularies) - 1
-    for row, words in enumerate(((5, nothing + 1 + 2), (5, no_colour), (nothing, no_colour))):
-        sure[row, list(words)] = 100.0
+    projector = lister(names, 5)
+    names.fill(projector)
+    picture = questions[0].pictures[0]
     with torch.no_grad():
-        projector.linear_1.weight.copy_(sure.T)
-        projector.linear_1.bias.zero_()
-        projector.linear_2.weight.copy_(names.table().T)
-        coloured, plain, empty = projector.cells(torch.eye(3))
-    torch.testing.assert_close(plain, names.things[5])
-    torch.testing.assert_close(coloured, names.things[5] + names.colours[2] - names.centre)
-    assert not empty.any()
+        (told,) = projector.listed(names.found(picture, 2))
+    embedding = model.language_model.get_input_embeddings()
+    placed = [one for one in picture.arrangement.things if one.thing.name in names.number][:2]
+    first = min(placed, key=lambda one: one.box.centre[0])
+    ids = model.tokenizer(f" {first.thing.noun.one}", add_special_tokens=False).input_ids[:3]
+    spelled = embedding(torch.tensor(ids)).float()
+    torch.testing.assert_close(told[4 - len(ids) : 4], spelled)
+    assert not told[1 : 4 - len(ids)].any()
+    assert not names.found(object(), 2).present.any()
+
+
+def test_lists_are_scored_by_what_is_there(model, describing, looking):
+    """Scores made of the truth are right in all; of nothing, in none."""
+    names, _ = looking
+    looked = describing.look(range(4))
+    side = int(len(looked[0].features) ** 0.5)
+
+    class Knowing(ObjectProjector):
+        def scores(self, features):
+            cells = Cells.of(one.cells for one in looked)
+            centres = Centres.of(one.centres for one in looked)
+
+            def sure(numbers, count):
+                return 50.0 * torch.eye(count + 1)[numbers][:, :count].view(-1, side, side, count)
+
+            return CellScores(
+                (centres.here * 20.0 - 10).view(-1, side, side),
+                centres.offsets.view(-1, side, side, 2),
+                sure(cells.things, len(names.things)),
+                sure(cells.colours, 11),
+            )
+
+    known = {"names": len(names.things), "colours": 11, "most": 4, "pieces": 1}
+    width, hidden_size = looked[0].features.shape[1], len(names.centre)
+    knowing = Knowing(width=width, hidden_size=hidden_size, **known)
+    scores = naming.listed(knowing, looked)
+    assert scores["found"] > 0.5
+    assert set(scores) == {"found", "named", "coloured", "right length", "right list"}
+    nothing = ObjectProjector(width=width, hidden_size=hidden_size, **known)
+    nothing.finding.bias.data[0] = -99.0
+    assert naming.listed(nothing, looked)["found"] == 0
 
 
 def test_muon_learns_through_its_views():
@@ -322,6 +358,23 @@ def test_a_bundle_follows_another_whose_decoder_it_has(model, questions):
     decoder = {k: v.clone() for k, v in other.sight.mask_decoder.state_dict().items()}
     assert speaking.follow(other, model, questions, 160) > 0.5
     assert all(torch.equal(v, decoder[k]) for k, v in other.sight.mask_decoder.state_dict().items())
+
+
+def test_a_projector_goes_into_a_bundle_that_sees_alike(model, tmp_path):
+    bundle = tmp_path / "bundle"
+    save_bundle(model, bundle, card="# Tiny\n", dtype=torch.bfloat16)
+    before = load_file(bundle / HEADS_NAME)
+    own = {name: head.detach().clone() for name, head in model.sight.heads().items()}
+    model.sight.load_heads({name: head + 1 for name, head in own.items()})
+    speaking.give_projector(bundle, model)
+    for name, head in load_file(bundle / HEADS_NAME).items():
+        given = model.sight.heads()[name].bfloat16() if name.startswith("projector.") else None
+        assert torch.equal(head, before[name] if given is None else given), name
+    model.sight.load_heads(own)
+    path = bundle / "llmbind.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"segment_prompt": "Cut {}"}))
+    with pytest.raises(ValueError, match="sees otherwise"):
+        speaking.give_projector(bundle, model)
 
 
 def test_a_fitted_projection_replaces_a_bundle_s_own(tmp_path):

@@ -21,6 +21,7 @@ from llmbind_cli.data.rle import coco_rle, encode_runs
 from llmbind_cli.data.sample import Dialogue, Sample, SegmentTarget, Turn
 from llmbind_cli.errors import ConfigurationError, InputDataError
 from llmbind_cli.model.chat_format import IMAGE_ID
+from llmbind_cli.model.config import ObjectTokens
 from llmbind_cli.model.loader import load_model
 from llmbind_cli.nn.frame import Frame
 from llmbind_cli.training.distributed import Processes
@@ -386,8 +387,10 @@ def test_a_bundle_of_words_is_a_start_for_one_that_sees(tmp_path, network, monke
     ("other", "kept"),
     [
         ({"mask_decoder": {"neck_layers": 1}}, "projector."),
-        ({"projector_words": (5, 3)}, ("mask_decoder.", "prompt_projection.")),
-        ({"projector_pool": 2}, ("mask_decoder.", "prompt_projection.")),
+        (
+            {"object_tokens": ObjectTokens(most=2, names=3, colours=2, pieces=1)},
+            ("mask_decoder.", "prompt_projection."),
+        ),
     ],
 )
 def test_a_bundle_that_sees_otherwise_is_a_start_for_all_the_rest(

@@ -11,8 +11,9 @@ from torch.nn import functional
 from transformers import SamModel
 
 from llmbind_cli.errors import ConfigurationError, IntegrityError
+from llmbind_cli.model.config import ObjectTokens
 from llmbind_cli.model.vision.picture_memory import PictureMemory
-from llmbind_cli.model.vision.sight import load_sight, take_sam_decoder
+from llmbind_cli.model.vision.sight import Sight, load_sight, take_sam_decoder
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder, place_encoding
 
 WIDTH = 24
@@ -214,15 +215,26 @@ def test_a_sam_without_its_decoder_is_refused(sam_bundle):
         take_sam_decoder(sam_bundle.mask_decoder, state, "x")
 
 
-def test_a_picture_takes_fewer_positions_where_cells_are_pooled(efficientnet):
-    config = dataclasses.replace(light_sight(efficientnet), projector_pool=2)
+def test_a_picture_may_be_a_list_of_things(efficientnet):
+    objects = ObjectTokens(most=3, names=5, colours=2, pieces=2)
+    config = dataclasses.replace(light_sight(efficientnet), object_tokens=objects)
     sight = sight_of(config)
     features = sight.tower_features([picture(40, 30)])
     assert features.shape[1] == sight.tower.num_tokens == 4
-    assert sight.embeddings(features).shape == (1, 1, WIDTH)
-    assert sight.num_tokens == 1
-    with pytest.raises(ConfigurationError, match="projector_pool 3 does not divide"):
-        sight_of(dataclasses.replace(config, projector_pool=3))
+    assert sight.num_tokens == 3 * (2 * 2 + 4) + 4
+    assert sight.embeddings(features).shape == (1, sight.num_tokens, WIDTH)
+    for cells, most in ((4, 5), (8, 3)):
+        sight.tower.num_tokens = cells
+        more = dataclasses.replace(config, object_tokens=dataclasses.replace(objects, most=most))
+        with pytest.raises(ConfigurationError, match=f"{most} things cannot be found in the"):
+            Sight(
+                more,
+                tower=sight.tower,
+                grounding=sight.grounding,
+                hidden_size=WIDTH,
+                tasks=["image", "segment"],
+                mask_decoder=sight.mask_decoder,
+            )
 
 
 def necked(efficientnet):

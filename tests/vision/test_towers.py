@@ -131,6 +131,23 @@ def test_efficientnet_folds_finer_cells_into_coarser_ones(loader, efficientnet):
     torch.testing.assert_close(features[1, 5, : 4 * 112], fine.flatten(), atol=1e-5, rtol=1e-4)
 
 
+def test_tokens_may_tell_the_colours_of_their_cells(loader, efficientnet):
+    settings = {"side_px": 64, "fit": "corner", "strides": (32,)}
+    plain, coloured = (
+        loader.tower(entry("efficientnet-lite0", efficientnet, **settings, cell_colours=told))
+        for told in (False, True)
+    )
+    assert coloured.num_beside == plain.num_beside + 48
+    pixels = squares(2, 64)
+    without, features = plain(pixels), coloured(pixels)
+    assert features.shape == (2, coloured.num_tokens, coloured.width)
+    torch.testing.assert_close(features[..., :1280], without[..., :1280])
+    torch.testing.assert_close(features[..., -2:], without[..., -2:])
+    # Token 2 is the lower left cell; its sixteen parts of 8 px, for each of three channels.
+    parts = features[1, 2, 1280:-2].reshape(3, 4, 4)
+    torch.testing.assert_close(parts[1, 0, 3], pixels[1, 1, 32:40, 24:32].mean())
+
+
 def test_the_coarsest_map_is_what_the_pooled_features_are_the_mean_of():
     torch.manual_seed(0)
     network = EfficientNetLite0().eval()

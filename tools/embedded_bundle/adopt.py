@@ -39,7 +39,7 @@ WRITING = (
     "tokenizer_config.json",
 )
 OF_MASKS = {"grounding_encoder", "mask_decoder", "training", "generators", "licences"}
-SINCE = {"projector_words": [], "shared_neck": False, "projector_pool": 1}
+SINCE = {"object_tokens": None, "shared_neck": False}
 """What earlier bundles meant that say nothing of it."""
 MASK_HEADS = ("mask_decoder.", "prompt_projection.")
 HEADING, SIGHT_HEADING = "## Measured", "## Sight"

@@ -51,6 +51,7 @@ def main() -> None:
     stage = _stage(stages, name, "sprites", "work", photos=True)
     stage.add_argument("--steps", type=int, default=3000)
     stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
+    stage.add_argument("--into", type=Path, help="bundle that sees alike, to put it into")
     stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage = _stage(stages, speak, "sprites", "work", photos=True)
     stage.add_argument("--count", type=int, default=700, help="dialogues to read")
@@ -74,6 +75,9 @@ def main() -> None:
     stage = _stage(stages, join, "work", "output")
     stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage.add_argument("--resume", action="store_true")
+    stage.add_argument(
+        "--true-lists", action="store_true", help="read what is in a scene, not what is seen"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -129,6 +133,7 @@ def name(arguments: argparse.Namespace) -> None:
     """Teach the projector to name what the vision tower sees."""
     from embedded_sight.joint import take_first_stages
     from embedded_sight.naming import Describing, teach_projector
+    from embedded_sight.speaking import give_projector
 
     (model, start), scenes = _model(arguments.overrides), _scenes(arguments)
     if model.sight is None:
@@ -150,6 +155,8 @@ def name(arguments: argparse.Namespace) -> None:
         state=arguments.work / "projector.pt",
         workers=arguments.workers,
     )
+    if arguments.into is not None:
+        give_projector(arguments.into, model)
 
 
 def speak(arguments: argparse.Namespace) -> None:
@@ -313,6 +320,7 @@ def join(arguments: argparse.Namespace) -> None:
         overrides=arguments.overrides,
         output=arguments.output,
         resume=arguments.resume,
+        truly_listed=arguments.true_lists,
     )
     raise SystemExit(code)
 

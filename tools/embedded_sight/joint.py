@@ -17,13 +17,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedded_sight.grounding import Grounding
+from embedded_sight.names import Names
 from llmbind_cli.data.batches import Batch
+from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+from llmbind_cli.data.scenes.world import load_world
 from llmbind_cli.model.config import BundleConfig, SightConfig
+from llmbind_cli.nn.object_projector import ObjectProjector
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.run import TrainingRun, train
+from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.training.sight_losses import MaskWeights, SightLosses
 
 if TYPE_CHECKING:
+    from llmbind_cli.data.pictures import PictureSource
+    from llmbind_cli.model.vision.sight import Sight
     from llmbind_cli.training.start import Start
 
 PROMPT_WEIGHT = 2.0
@@ -56,6 +63,28 @@ class TaughtObjective(LanguageObjective):
         return SightLosses(mask=losses.mask + PROMPT_WEIGHT * distance, box=losses.box)
 
 
+class TrueLists(SeeingCollator):
+    """Makes batches in which a projector of object tokens errs nowhere.
+
+    Args:
+        sight: Its projector is filled with the names, and its embeddings pass as they are.
+        names: Of the things.
+    """
+
+    def __init__(self, sight: Sight, names: Names) -> None:
+        super().__init__(sight)
+        names.fill(sight.projector)
+        sight.embeddings = lambda features: features
+        self._names = names
+
+    @torch.no_grad()
+    def _features(self, pictures: Sequence[PictureSource]) -> list[Tensor]:
+        """Return what the language model is to read of pictures, [num_tokens, D] each."""
+        projector = self._sight.projector
+        found = [self._names.found(picture, projector.most) for picture in pictures]
+        return [projector.listed(one)[0] for one in found]
+
+
 class TaughtRun(TrainingRun):
     """A run whose mask decoder, projector and teacher come from the stages before.
 
@@ -65,10 +94,13 @@ class TaughtRun(TrainingRun):
     Args:
         recipe: The recipe.
         work: Folder of the earlier stages.
+        truly_listed: Let the language model read what is in a scene, not what the projector sees.
         settings: Those of :class:`TrainingRun`.
     """
 
-    def __init__(self, recipe: Any, *, work: Path, model: Any, **settings: Any) -> None:
+    def __init__(
+        self, recipe: Any, *, work: Path, model: Any, truly_listed: bool = False, **settings: Any
+    ) -> None:
         start = settings.get("start")
         sees = start is not None and can_see(start)
         self._teacher = take_first_stages(model, work, start)
@@ -78,7 +110,13 @@ class TaughtRun(TrainingRun):
             model.sight.prompt_projection.load_state_dict(state)
         # Until the prompts mean something the decoder would learn to do without them.
         model.sight.mask_decoder.requires_grad_(False)
+        if isinstance(model.sight.projector, ObjectProjector):
+            model.sight.projector.requires_grad_(False)
         super().__init__(recipe, model=model, **settings)
+        if truly_listed:
+            known = ArrangementSampler(load_world(), 0).known
+            embedding = model.language_model.get_input_embeddings()
+            self._collated = TrueLists(model.sight, Names(embedding, model.tokenizer, known))
 
     def objective(self) -> LanguageObjective:
         """Return the usual objective, with a teacher where there is one."""
@@ -137,7 +175,13 @@ def decodes_alike(start: Start, sight: SightConfig) -> bool:
 
 
 def train_jointly(
-    recipe: Path, *, work: Path, overrides: Sequence[str], output: Path | None, resume: bool
+    recipe: Path,
+    *,
+    work: Path,
+    overrides: Sequence[str],
+    output: Path | None,
+    resume: bool,
+    truly_listed: bool = False,
 ) -> int:
     """Run the recipe with the teacher; return the exit code of ``llmbind train``."""
     return train(
@@ -146,5 +190,5 @@ def train_jointly(
         output=output,
         resume=resume,
         device="cpu",
-        make_run=partial(TaughtRun, work=work),
+        make_run=partial(TaughtRun, work=work, truly_listed=truly_listed),
     )

@@ -16,13 +16,20 @@ from torch.nn import functional
 
 from llmbind_cli.data.sample import Sample
 from llmbind_cli.data.scenes.colours import NAMES
+from llmbind_cli.data.scenes.graph import PlacedThing
+from llmbind_cli.data.scenes.pictures import ScenePicture
+from llmbind_cli.data.scenes.questions import NUMBERS
 from llmbind_cli.data.scenes.seen import sure_colours
 from llmbind_cli.data.scenes.world import Thing
+from llmbind_cli.nn.object_projector import FoundObjects, ObjectProjector
 
 _COVERED = 0.25
 """Share of a cell that a thing must cover for the cell to be named after it."""
 
 _SHARPNESS = 16.0
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+_HEAT = 6.0
+"""Share of a thing's longer side that the spread of its centre's heat is, inverted."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,35 @@ class Cells:
         )
 
 
+@dataclass(frozen=True)
+class Centres:
+    """Where the things of a grid over a picture have their middle.
+
+    Attributes:
+        heat: 1 at each middle, falling with the distance from it, [K].
+        here: Whether a middle lies in the cell, bool [K].
+        offsets: Where in the cell, x and y in [0, 1], [K, 2].
+    """
+
+    heat: Tensor
+    here: Tensor
+    offsets: Tensor
+
+    def clone(self) -> Centres:
+        """Copy the tensors."""
+        return Centres(self.heat.clone(), self.here.clone(), self.offsets.clone())
+
+    @classmethod
+    def of(cls, many: Iterable[Centres]) -> Centres:
+        """Put the cells of several pictures one after another."""
+        all_of_them = list(many)
+        return cls(
+            torch.cat([one.heat for one in all_of_them]),
+            torch.cat([one.here for one in all_of_them]),
+            torch.cat([one.offsets for one in all_of_them]),
+        )
+
+
 class Names:
     """Where the language model's input space holds the names of things and colours.
 
@@ -64,13 +100,20 @@ class Names:
         known = list(things)
         self.number = {thing.name: number for number, thing in enumerate(known)}
 
-        def mean(words: str) -> Tensor:
+        def rows(words: str) -> Tensor:
             ids = tokenizer(f" {words}", add_special_tokens=False).input_ids
-            return embedding(torch.tensor(ids)).detach().float().mean(0)
+            return embedding(torch.tensor(ids)).detach().float()
+
+        def mean(words: str) -> Tensor:
+            return rows(words).mean(0)
 
         self.things = torch.stack([mean(thing.noun.one) for thing in known])
         self.colours = torch.stack([mean(colour) for colour in NAMES])
+        self._counts = torch.stack([mean(word) for word in NUMBERS[1:]])
+        self._ordinals = torch.stack([mean(word) for word in _ORDINALS])
+        self._edges = torch.stack([mean(word) for word in ("left", "right", "top", "bottom")])
         self.centre = self.things.mean(0)
+        self._spelled = [rows(thing.noun.one) for thing in known]
 
     def loss(self, projected: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """Compare projected cells with the names of what they show.
@@ -99,15 +142,57 @@ class Names:
                 right = (scores.argmax(1) == wanted[chosen]).float().mean()
         return total, right.detach()
 
-    @property
-    def vocabularies(self) -> tuple[int, int]:
-        """How many visual words there are for things, and for colours."""
-        return len(self.things) + 1, len(self.colours) + 1
+    @torch.no_grad()
+    def fill(self, projector: ObjectProjector) -> list[nn.Parameter]:
+        """Write the names into a projector's tables; return its other parameters.
 
-    def table(self) -> Tensor:
-        """Return the rows of the visual words, [sum of the vocabularies, D]."""
-        none = self.centre.new_zeros(1, len(self.centre))
-        return torch.cat([self.things, none, self.colours - self.centre, none])
+        Raises:
+            ValueError: It knows other numbers of names or colours.
+        """
+        most, tables = projector.most, projector.tables()
+        words = {
+            "spellings": self._spellings(projector.pieces),
+            "colour_words": self.colours,
+            "count_words": self._counts[:most],
+            "ordinal_words": self._ordinals[:most],
+            "edge_words": self._edges,
+        }
+        if any(len(table) != len(words[name]) for name, table in tables.items()):
+            raise ValueError(
+                f"object_tokens must have names = {len(self.things)}, colours = "
+                f"{len(self.colours)} and most ≤ {len(self._counts)}"
+            )
+        for name, table in tables.items():
+            table.copy_(words[name])
+        filled = {id(table) for table in tables.values()}
+        return [parameter for parameter in projector.parameters() if id(parameter) not in filled]
+
+    def found(self, picture: Any, most: int) -> FoundObjects:
+        """Return what a projector that errs nowhere finds in a picture; in a photo, nothing.
+
+        Args:
+            picture: A scene, or a photo.
+            most: Things found at most.
+        """
+        placed = picture.arrangement.things if isinstance(picture, ScenePicture) else ()
+        placed = [one for one in placed if one.thing.name in self.number][:most]
+        names = torch.zeros(1, most, len(self.things))
+        colours = torch.zeros(1, most, len(self.colours))
+        places = torch.zeros(1, most, 2)
+        for row, one in enumerate(placed):
+            names[0, row, self.number[one.thing.name]] = 1
+            # One that has several is seen in one of them: the first, for want of a better.
+            colours[0, row, max(0, _colour_of(one))] = 1
+            places[0, row] = torch.tensor(one.box.centre)
+        return FoundObjects(torch.arange(most)[None] < len(placed), places, names, colours)
+
+    def _spellings(self, pieces: int) -> Tensor:
+        """Return the first tokens of each name at the end of so many rows, [names, pieces, D]."""
+        table = self.things.new_zeros(len(self._spelled), pieces, self.things.shape[1])
+        for name, rows in zip(table, self._spelled, strict=True):
+            first = rows[:pieces]
+            name[pieces - len(first) :] = first
+        return table
 
     def cells(self, sample: Sample, grid: Sequence[int]) -> Cells:
         """Tell what the cells of a grid over a scene show.
@@ -122,10 +207,37 @@ class Names:
         most, which = cover.max(0)
         placed = picture.arrangement.things
         numbers = torch.tensor([self.number.get(one.thing.name, -1) for one in placed])
-        sure = [sure_colours(one) for one in placed]
-        colours = torch.tensor([NAMES.index(next(iter(c))) if len(c) == 1 else -1 for c in sure])
+        colours = torch.tensor([_colour_of(one) for one in placed])
         seen = most >= _COVERED
         return Cells(
             things=torch.where(seen, numbers[which], -1),
             colours=torch.where(seen, colours[which], -1),
         )
+
+    def centres(self, sample: Sample, side: int) -> Centres:
+        """Tell where the things of a scene have their middle.
+
+        Args:
+            sample: Its first picture is a scene.
+            side: Rows, and columns, of the grid.
+        """
+        picture: Any = sample.pictures[0]
+        boxes = [placed.box for placed in picture.arrangement.things]
+        middles = torch.tensor([box.centre for box in boxes]) * side  # [things, 2]
+        spreads = torch.tensor([max(box.width, box.height) for box in boxes]) * side / _HEAT
+        along = torch.arange(side) + 0.5
+        cells = torch.stack([along.repeat(side), along.repeat_interleave(side)], dim=1)  # [K, 2]
+        away = (cells[:, None] - middles).square().sum(2)  # [K, things]
+        columns, rows = middles.long().clamp(max=side - 1).unbind(1)
+        holding = rows * side + columns
+        offsets = torch.zeros(side * side, 2)
+        offsets[holding] = middles - torch.stack([columns, rows], dim=1)
+        here = torch.zeros(side * side, dtype=torch.bool)
+        here[holding] = True
+        return Centres((-away / (2 * spreads.square())).exp().amax(1), here, offsets)
+
+
+def _colour_of(placed: PlacedThing) -> int:
+    """Return the number of a thing's colour, -1 where it has none in particular."""
+    sure = sure_colours(placed)
+    return NAMES.index(next(iter(sure))) if len(sure) == 1 else -1

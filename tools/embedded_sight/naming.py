@@ -1,12 +1,10 @@
-"""Teach the projector to name what the vision tower sees, before the language model reads it.
+"""Teach the projector to list what the vision tower sees, before the language model reads it.
 
-Its visual words are the names of the things and of the colours: their rows in its table are the
-mean input embeddings of the names, and those of "nothing" and of "no colour" are 0. So a cell that
-shows a red apple becomes what the language model reads as those words, from the first step on. What
-is learned here is which words a cell is.
+Its tables are spelled in the language model's own input embeddings: a name it is sure of becomes
+what the model reads where somebody wrote that name. What is learned here is where things are, which
+name each has, and which colour.
 
-Notation: ``K`` cells of one or more pictures, ``W`` width of what the projector reads, ``D`` width
-of the language model, ``S`` side of a picture.
+Notation: ``K`` cells of one or more pictures, ``W`` width of what the projector reads.
 """
 
 from __future__ import annotations
@@ -19,20 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resumable.optimizers import Optimizers
 from resumable.precision import cpu_autocast
 from resumable.state import load_state, save_state
 from torch import Tensor, nn
 from torch.nn import functional
 
 from embedded_sight.looking import Looking
-from embedded_sight.names import Cells, Names
+from embedded_sight.names import Cells, Centres, Names
 from llmbind_cli.console import console
-from llmbind_cli.nn.projector import Projector
+from llmbind_cli.nn.object_projector import ObjectProjector
 
 LOG_EVERY, SAVE_EVERY = 20, 100
 _WARM_UP, _DECAY = 50, 0.7
 """Steps until the learning rate is reached; share of the steps over which it falls to 0."""
+
+_NEAR = 1.5
+"""Cells that a found thing may be away from a true one, to be that one."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,16 @@ class Described:
     Attributes:
         features: bfloat16 [K, W].
         cells: What they show.
+        centres: Where the things have their middle.
     """
 
     features: Tensor
     cells: Cells
+    centres: Centres
 
     def clone(self) -> Described:
         """Copy the tensors."""
-        return Described(self.features.clone(), self.cells.clone())
+        return Described(self.features.clone(), self.cells.clone(), self.centres.clone())
 
 
 class Describing(Looking[Described]):
@@ -63,19 +65,23 @@ class Describing(Looking[Described]):
             features = self.sight.refined(self.sight.tower_features(pictures))
         side = math.isqrt(features.shape[1])
         return [
-            Described(seen.bfloat16(), self.names.cells(sample, (side, side)))
+            Described(
+                seen.bfloat16(),
+                self.names.cells(sample, (side, side)),
+                self.names.centres(sample, side),
+            )
             for seen, sample in zip(features, samples, strict=True)
         ]
 
 
 def teach_projector(
-    projector: Projector, names: Names, looking: Describing, held_out: Sequence[Described], *,
-    steps: int, state: Path, fresh: int = 8, again: int = 56, lr: float = 4e-3, workers: int = 0,
+    projector: ObjectProjector, names: Names, looking: Describing, held_out: Sequence[Described], *,
+    steps: int, state: Path, fresh: int = 8, again: int = 24, lr: float = 2e-3, workers: int = 0,
 ) -> None:  # fmt: skip
     """Train. Stopped, it goes on where it saved last.
 
     Args:
-        projector: Its first layer is trained in place, its table is filled.
+        projector: Is trained in place, its tables are filled.
         names: Of things.
         looking: Gives pictures.
         held_out: Pictures to score on.
@@ -87,64 +93,83 @@ def teach_projector(
         workers: Processes that look at pictures ahead.
 
     Raises:
-        ValueError: The projector has other visual words.
+        ValueError: The projector knows other numbers of names or colours.
     """
-    if projector.words != names.vocabularies or projector.linear_2 is None:
-        raise ValueError(f"projector_words must be {list(names.vocabularies)}")
-    with torch.no_grad():
-        projector.linear_2.weight.copy_(names.table().T)
-    parts: dict[str, Any] = {
-        "projector": projector,
-        "optimizers": Optimizers(projector.linear_1.parameters()),
-    }
+    learning = names.fill(projector)
+    optimizer = torch.optim.AdamW(learning, weight_decay=0.05)
+    parts: dict[str, Any] = {"projector": projector, "optimizers": optimizer}
     first = load_state(state, **parts)
     losses: list[Tensor] = []
     clock = time.monotonic()
     batches = looking.batches(range(first, steps), fresh, again, workers=workers)
     for step, looked in enumerate(batches, first):
-        loss, named, told = _scores(projector, looked)
+        loss = _loss(projector, looked)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(projector.linear_1.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learning, 1.0)
         rise, fall = (step + 1) / _WARM_UP, (steps - step) / (_DECAY * steps)
-        parts["optimizers"].step(lr * min(1.0, rise, fall))
-        losses.append(torch.stack([loss, named, told]).detach())
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, rise, fall)
+        optimizer.step()
+        losses.append(loss.detach())
         if (step + 1) % LOG_EVERY == 0:
-            mean, n, t = torch.stack(losses).mean(0).tolist()
+            mean = float(torch.stack(losses).mean())
             seconds = (time.monotonic() - clock) / len(losses)
-            console.log(
-                f"step {step + 1}/{steps}: loss {mean:.3f}, things named {n:.1%}, something or "
-                f"nothing told {t:.1%}, {seconds:.2f} s a step"
-            )
+            console.log(f"step {step + 1}/{steps}: loss {mean:.3f}, {seconds:.2f} s a step")
             losses, clock = [], time.monotonic()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             save_state(state, step + 1, **parts)
-            with torch.no_grad():
-                loss, named, told = _scores(projector, held_out)
-            console.log(
-                f"held out: loss {loss:.3f}, things named {named:.1%}, something or nothing told "
-                f"{told:.1%}"
-            )
+            told = ", ".join(f"{n} {v:.1%}" for n, v in listed(projector, held_out).items())
+            console.log(f"held out: {told}")
             clock = time.monotonic()
 
 
-def _scores(projector: Projector, looked: Sequence[Described]) -> tuple[Tensor, Tensor, Tensor]:
-    """Score the words of cells.
+def _loss(projector: ObjectProjector, looked: Sequence[Described]) -> Tensor:
+    """Score what the cells say of middles and of what covers them.
+
+    The first by the focal loss of CornerNet (arXiv 1808.01244, Eq. 1), the other by cross-entropy.
+    """
+    scores = projector.scores(torch.stack([one.features for one in looked]).float())
+    cells = Cells.of(one.cells for one in looked)
+    centres = Centres.of(one.centres for one in looked)
+    likely = scores.centres.flatten().sigmoid().clamp(1e-4, 1 - 1e-4)
+    middle = (1 - likely).square() * likely.log()
+    other = (1 - centres.heat) ** 4 * likely.square() * (1 - likely).log()
+    count = centres.here.sum()
+    loss = -torch.where(centres.here, middle, other).sum() / count
+    away = (scores.offsets.flatten(0, 2) - centres.offsets).square().sum(1)
+    loss = loss + (away * centres.here).sum() / count
+    for said, wanted in ((scores.names, cells.things), (scores.colours, cells.colours)):
+        sure = wanted >= 0
+        wrong = functional.cross_entropy(said.flatten(0, 2)[sure], wanted[sure], reduction="sum")
+        loss = loss + wrong / sure.sum().clamp(min=1)
+    return loss
+
+
+@torch.no_grad()
+def listed(projector: ObjectProjector, looked: Sequence[Described]) -> dict[str, float]:
+    """Compare lists with what is there.
 
     Returns:
-        The loss; of the cells that show a thing, the share that is named rightly; of all cells,
-        the share that rightly says whether they show any.
+        Shares: of things found; of those, named rightly, and of those whose colour is sure,
+        coloured rightly; of pictures whose list has the right length, and names all things rightly.
     """
-    features = torch.cat([one.features for one in looked]).float()
-    shown = Cells.of(one.cells for one in looked)
-    things, colours = projector.linear_1(features).split(projector.words, dim=-1)
-    nothing, no_colour = projector.words[0] - 1, projector.words[1] - 1
-    seen = shown.things >= 0
-    wanted = torch.where(seen, shown.things, nothing)
-    # A thing whose colour is not sure teaches none; where there is no thing there is no colour.
-    hues = torch.where(seen, shown.colours, no_colour)
-    loss = functional.cross_entropy(things, wanted)
-    loss = loss + functional.cross_entropy(colours, hues, ignore_index=-1)
-    best = things.argmax(1)
-    named = (best[seen] == wanted[seen]).float().mean()
-    told = ((best < nothing) == seen).float().mean()
-    return loss, named.detach(), told.detach()
+    found = projector.find(projector.scores(torch.stack([o.features for o in looked]).float()))
+    side = math.isqrt(len(looked[0].features))
+    hits, named, coloured, lengths, lists = [], [], [], [], []
+    for row, one in enumerate(looked):
+        true = one.centres.here.nonzero().squeeze(1)
+        middles = one.centres.offsets[true] + torch.stack([true % side, true // side], dim=1)
+        away = torch.cdist(middles, found.places[row] * side)
+        distance, which = away.masked_fill(~found.present[row], math.inf).min(1)
+        hit = distance < _NEAR
+        right = found.names[row].argmax(1)[which] == one.cells.things[true]
+        hue = found.colours[row].argmax(1)[which] == one.cells.colours[true]
+        sure = hit & (one.cells.colours[true] >= 0)
+        hits += hit.tolist()
+        named += right[hit].tolist()
+        coloured += hue[sure].tolist()
+        lengths.append(int(found.present[row].sum()) == len(true))
+        lists.append(lengths[-1] and bool((hit & right).all()))
+    told = {"found": hits, "named": named, "coloured": coloured}
+    told |= {"right length": lengths, "right list": lists}
+    return {name: sum(each) / max(1, len(each)) for name, each in told.items()}

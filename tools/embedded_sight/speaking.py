@@ -230,6 +230,26 @@ def give_decoder(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> No
         write_atomically(bundle / name, lambda file, payload=payload: file.write(payload))
 
 
+def give_projector(bundle: Path, model: BoundModel) -> None:
+    """Put a model's projector into a bundle, in place of its own.
+
+    Args:
+        bundle: The bundle's folder.
+        model: Holds the projector.
+
+    Raises:
+        ValueError: The bundle's projector reads or lists something else.
+    """
+    config = BundleConfig.read(bundle)
+    if config.sight is None or model.config.sight is None:
+        raise ValueError("model and bundle must see")
+    if config.sight != model.config.sight:
+        raise ValueError(f"{bundle} sees otherwise than the model whose projector it is to get")
+    heads = {} if model.sight is None else model.sight.heads()
+    given = {name: head for name, head in heads.items() if name.startswith("projector.")}
+    replace_heads(bundle, given)
+
+
 def follow(model: BoundModel, other: BoundModel, questions: SceneQuestions, count: int) -> float:
     """Fit a model's projection to the prompts that another model makes of the same dialogues.
 

@@ -54,6 +54,7 @@ class VisionNetwork:
         layer: Which of a ViT's hidden states is taken, 0 being the embeddings and negative numbers
             counting from the end; unused by other families.
         strides: Which of EfficientNet's maps are taken, finest first; unused by other families.
+        cell_colours: Whether EfficientNet's tokens tell the colours of their cells as well.
     """
 
     family: str
@@ -63,6 +64,24 @@ class VisionNetwork:
     fit: str
     layer: int = -2
     strides: tuple[int, ...] = ()
+    cell_colours: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectTokens:
+    """How a picture becomes a list of the things in it, instead of a grid of cells.
+
+    Attributes:
+        most: Things listed.
+        names: Names known.
+        colours: Colours known.
+        pieces: Most tokens of a name.
+    """
+
+    most: int
+    names: int
+    colours: int
+    pieces: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +95,9 @@ class SightConfig:
         mask_decoder: Settings of the light decoder that goes with EfficientNet; that of Segment
             Anything is as its encoder's own configuration says.
         projector_layers: Linear layers between the tower and the LLM, 1 or 2.
-        projector_words: Sizes of the vocabularies of visual words between the two layers; none for
-            a GELU.
+        object_tokens: What the projector lists; ``None`` for one token a cell of the tower.
         shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
             projected. Both must then be one network over the same square.
-        projector_pool: Side of the squares of the tower's cells that are averaged, once they are
-            projected, to one token each.
         image_marks: Spellings of tokens of the tokenizer that stand before and after the tokens of
             each picture; empty for none.
         segment_prompt: How ``segment`` asks; ``{}`` stands for the user's instruction.
@@ -91,9 +107,8 @@ class SightConfig:
     grounding_encoder: VisionNetwork | None = None
     mask_decoder: dict[str, Any] = field(default_factory=dict)
     projector_layers: int = 2
-    projector_words: tuple[int, ...] = ()
+    object_tokens: ObjectTokens | None = None
     shared_neck: bool = False
-    projector_pool: int = 1
     image_marks: tuple[str, ...] = ()
     segment_prompt: str = "{}"
 
@@ -186,6 +201,7 @@ def _pop_sight(fields: dict[str, Any]) -> SightConfig | None:
             entry = found[name]
             strides = tuple(entry.get("strides", ()))
             found[name] = VisionNetwork(**{**entry, "strides": strides})
-    for name in ("image_marks", "projector_words"):
-        found[name] = tuple(found.get(name, ()))
+    found["image_marks"] = tuple(found.get("image_marks", ()))
+    if found.get("object_tokens") is not None:
+        found["object_tokens"] = ObjectTokens(**found["object_tokens"])
     return SightConfig(**found)

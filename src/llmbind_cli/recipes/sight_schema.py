@@ -31,6 +31,8 @@ class NetworkSection(Section):
             bottom. A grounding encoder needs ``corner``.
         layer: Which hidden states of a ViT the LLM gets; -2 is the last but one.
         strides: Which maps of EfficientNet are used, finest first.
+        cell_colours: Whether the tokens of EfficientNet as tower tell the mean colours of the
+            sixteen parts of their cell as well.
         architecture: Fields of the network's configuration in transformers, from which a dry run
             counts where the weights are not cached.
     """
@@ -42,6 +44,7 @@ class NetworkSection(Section):
     fit: Fit
     layer: int = -2
     strides: list[Literal[4, 8, 16, 32]] = Field(default=[])
+    cell_colours: bool = False
     architecture: dict[str, Any] | None = None
 
 
@@ -57,6 +60,22 @@ class FeatureCacheSection(Section):
     budget_gib: float = Field(default=20.0, gt=0)
 
 
+class ObjectTokensSection(Section):
+    """``[sight.object_tokens]``: a picture as a list of the things in it.
+
+    Attributes:
+        most: Things listed.
+        names: Names known.
+        colours: Colours known.
+        pieces: Most tokens of a name.
+    """
+
+    most: int = Field(default=6, ge=1)
+    names: int = Field(ge=1)
+    colours: int = Field(ge=1)
+    pieces: int = Field(default=3, ge=1)
+
+
 class SightSection(Section):
     """``[sight]``.
 
@@ -66,13 +85,11 @@ class SightSection(Section):
             cuts nothing out.
         mask_decoder: Settings of the light decoder that goes with EfficientNet: ``prompt_width``,
             ``num_heads``, ``attended_maps`` and ``neck_layers``.
-        projector_words: Sizes of the vocabularies of visual words between the projector's two
-            layers (Ovis, arXiv 2405.20797); none for a GELU.
+        object_tokens: Lets the projector list the things that it finds instead of giving one token
+            a cell.
         shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
             projected. The tower must be the grounding encoder's network over the same square, with
             the one map that the decoder attends to.
-        projector_pool: Side of the squares of the tower's cells that are averaged, once they are
-            projected, to one token each; 1 leaves each cell a token.
         image_marks: Two tokens of the base's tokenizer that stand around each picture.
         segment_prompt: How ``llmbind segment`` asks; ``{}`` stands for the instruction.
         mask_weight: λ_mask of Eq. (7).
@@ -87,9 +104,8 @@ class SightSection(Section):
     mask_decoder: dict[
         Literal["prompt_width", "num_heads", "attended_maps", "neck_layers"], int
     ] = Field(default={})
-    projector_words: list[Annotated[int, Field(ge=2)]] = Field(default=[])
+    object_tokens: ObjectTokensSection | None = None
     shared_neck: bool = False
-    projector_pool: int = Field(default=1, ge=1)
     image_marks: Marks | None = None
     segment_prompt: str = Field(default="{}", pattern=r"\{\}")
     mask_weight: float = Field(default=1.0, ge=0)

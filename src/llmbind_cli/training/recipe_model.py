@@ -7,7 +7,7 @@ from llmbind_cli.errors import ConfigurationError
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.build import build_model
 from llmbind_cli.model.checkpoint import restore_weights
-from llmbind_cli.model.config import SightConfig, VisionNetwork
+from llmbind_cli.model.config import ObjectTokens, SightConfig, VisionNetwork
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, adapter_config_of
 from llmbind_cli.recipes.dialogue_schema import ConversationFiles
 from llmbind_cli.recipes.picture_schema import MaskedSource
@@ -103,16 +103,16 @@ def sight_config(section: SightSection) -> SightConfig:
             fit=entry.fit,
             layer=entry.layer,
             strides=tuple(entry.strides),
+            cell_colours=entry.cell_colours,
         )
 
-    grounding = section.grounding_encoder
+    grounding, objects = section.grounding_encoder, section.object_tokens
     return SightConfig(
         vision_tower=network(section.vision_tower),
         grounding_encoder=None if grounding is None else network(grounding),
         mask_decoder={str(key): value for key, value in section.mask_decoder.items()},
-        projector_words=tuple(section.projector_words),
+        object_tokens=None if objects is None else ObjectTokens(**objects.model_dump()),
         shared_neck=section.shared_neck,
-        projector_pool=section.projector_pool,
         image_marks=section.image_marks or (),
         segment_prompt=section.segment_prompt,
     )

@@ -132,6 +132,7 @@ class NetworkLoader:
                     _backbone(network),
                     preprocessing=preprocessing,
                     strides=entry.strides or (32,),
+                    cell_colours=entry.cell_colours,
                 )
             return ViTTower(network, preprocessing=preprocessing, layer=entry.layer)
 

@@ -24,10 +24,11 @@ from llmbind_cli.model.config import SightConfig
 from llmbind_cli.model.vision.grounding import EfficientNetGrounding, GroundingEncoder
 from llmbind_cli.model.vision.networks import NetworkLoader
 from llmbind_cli.model.vision.sam_mask_decoder import SamMaskDecoder
-from llmbind_cli.model.vision.towers import COORDINATES, EfficientNetTower, VisionTower
+from llmbind_cli.model.vision.towers import EfficientNetTower, VisionTower
 from llmbind_cli.nn.box_head import BoxHead
 from llmbind_cli.nn.frame import Frame
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
+from llmbind_cli.nn.object_projector import ObjectProjector
 from llmbind_cli.nn.projector import Projector
 from llmbind_cli.nn.prompt_projection import PromptProjection
 
@@ -55,7 +56,8 @@ class Sight(nn.Module):
 
     Raises:
         ConfigurationError: There is a grounding encoder without a decoder, or the other way about;
-            or the tower's cells cannot be pooled, or take the decoder's neck, as configured.
+            or the tower's cells cannot be listed as things, or take the decoder's neck, as
+            configured.
     """
 
     def __init__(
@@ -75,19 +77,7 @@ class Sight(nn.Module):
         self.tower = tower
         self.grounding = grounding
         self.mask_decoder = mask_decoder if SEGMENT in tasks else None
-        self.projector = Projector(
-            width=self._neck_width() if config.shared_neck else tower.width,
-            hidden_size=hidden_size,
-            num_layers=config.projector_layers,
-            pool=config.projector_pool,
-            words=config.projector_words,
-        )
-        side, pool = math.isqrt(tower.num_tokens), config.projector_pool
-        if pool > 1 and (side * side != tower.num_tokens or side % pool):
-            raise ConfigurationError(
-                f"projector_pool {pool} does not divide the side of the tower's "
-                f"{tower.num_tokens} cells"
-            )
+        self.projector = self._projector(hidden_size)
         self.prompt_projection = None
         if self.mask_decoder is not None:
             self.prompt_projection = PromptProjection(
@@ -104,12 +94,14 @@ class Sight(nn.Module):
     @property
     def num_tokens(self) -> int:
         """Positions of the language model that a picture takes."""
-        return self.tower.num_tokens // self.projector.pool**2
+        if isinstance(self.projector, ObjectProjector):
+            return self.projector.num_tokens
+        return self.tower.num_tokens
 
     @property
     def device(self) -> torch.device:
         """Where the networks, and so every input, live."""
-        return self.projector.linear_1.weight.device
+        return next(self.projector.parameters()).device
 
     def heads(self) -> dict[str, nn.Parameter]:
         """Return what is trained and saved: name in ``heads.safetensors`` → parameter."""
@@ -184,8 +176,9 @@ class Sight(nn.Module):
         ):
             return self.tower_features(pictures), None
         pixels = torch.stack([tower.preprocessing(picture) for picture in pictures])
-        seen = tower.network.feature_maps(pixels.to(self.device))
-        return tower.tokens(seen).float(), grounding.chosen(seen)
+        pixels = pixels.to(self.device)
+        seen = tower.network.feature_maps(pixels)
+        return tower.tokens(seen, pixels).float(), grounding.chosen(seen)
 
     def frame(self, picture: Image) -> Frame:
         """Return where a picture lies in the square that its masks are decoded over."""
@@ -200,15 +193,15 @@ class Sight(nn.Module):
         """Return what the projector reads of features, float32 [B, K, W].
 
         Where the neck is shared, the cells have passed through it and have its width; the numbers
-        that tell their places stay as they are.
+        that tell their colours and places stay as they are.
         """
         if not self.config.shared_neck:
             return features.float()
-        neck = self._neck()
-        cells, places = features.float().tensor_split([-COORDINATES], dim=2)
+        tower, neck = self._necked()
+        cells, beside = features.float().tensor_split([-tower.num_beside], dim=2)
         side = math.isqrt(cells.shape[1])
         refined = neck.embedding([cells.transpose(1, 2).reshape(len(cells), -1, side, side)])
-        return torch.cat([refined.flatten(2).transpose(1, 2), places], dim=2)
+        return torch.cat([refined.flatten(2).transpose(1, 2), beside], dim=2)
 
     def mask_logits(self, maps: Sequence[Tensor], states: Tensor, image_of: Tensor) -> Tensor:
         """Decode one mask for each state.
@@ -248,8 +241,29 @@ class Sight(nn.Module):
             if name in tensors:
                 parameter.copy_(tensors[name])
 
-    def _neck(self) -> LightMaskDecoder:
-        """Return the decoder whose neck the tower's cells pass through.
+    def _projector(self, hidden_size: int) -> Projector | ObjectProjector:
+        """Make the projector.
+
+        Raises:
+            ConfigurationError: It is to list more things than the tower has cells, or the cells
+                are no square grid.
+        """
+        config, cells = self.config, self.tower.num_tokens
+        width = self._neck_width() if config.shared_neck else self.tower.width
+        objects = config.object_tokens
+        if objects is None:
+            return Projector(
+                width=width, hidden_size=hidden_size, num_layers=config.projector_layers
+            )
+        if objects.most > cells or math.isqrt(cells) ** 2 != cells:
+            raise ConfigurationError(
+                f"object_tokens: {objects.most} things cannot be found in the {cells} cells of the "
+                "tower, which must be a square grid of at least as many"
+            )
+        return ObjectProjector(width=width, hidden_size=hidden_size, **dataclasses.asdict(objects))
+
+    def _necked(self) -> tuple[EfficientNetTower, LightMaskDecoder]:
+        """Return the tower, and the decoder whose neck its cells pass through.
 
         Raises:
             ConfigurationError: They cannot.
@@ -261,7 +275,7 @@ class Sight(nn.Module):
             and isinstance(grounding, EfficientNetGrounding)
             and isinstance(decoder, LightMaskDecoder)
             and other is not None
-            and dataclasses.replace(own, strides=other.strides) == other
+            and dataclasses.replace(own, strides=other.strides, cell_colours=False) == other
             and tower.strides == grounding.strides[-len(decoder.coarse) :]
             and len(tower.strides) == 1
         ):
@@ -269,10 +283,11 @@ class Sight(nn.Module):
                 "a shared neck needs EfficientNet-lite0 as tower and as grounding encoder over the "
                 "same square, and the tower to take the one map that the mask decoder attends to"
             )
-        return decoder
+        return tower, decoder
 
     def _neck_width(self) -> int:
-        return self._neck().prompt_width + COORDINATES
+        tower, decoder = self._necked()
+        return decoder.prompt_width + tower.num_beside
 
     def _grounding(self) -> GroundingEncoder:
         if self.grounding is None:

@@ -19,8 +19,11 @@ from torch.nn import functional
 from llmbind_cli.model.vision.preprocessing import Preprocessing
 from llmbind_cli.nn.efficientnet_lite import CHANNELS, Backbone
 
-COORDINATES = 2
+_COORDINATES = 2
 """Numbers at the end of EfficientNet's features that tell a token's place."""
+
+_PARTS = 4
+"""Parts of a cell, across and down, whose mean colours may be told."""
 
 
 class VisionTower(Protocol):
@@ -76,14 +79,19 @@ class EfficientNetTower(nn.Module):
     """The cells of EfficientNet's maps, on one or more scales.
 
     A cell of the coarsest map is one token. The cells of finer maps that lie in it are folded into
-    its channels. Each scale is normalised over its channels. Two more numbers tell the token's
-    place, since a convolution does not know where it is.
+    its channels. Each scale is normalised over its channels. Then may come the mean colours of the
+    cell's sixteen parts, of which a network that was trained to tell classes keeps little. Two more
+    numbers tell the token's place, since a convolution does not know where it is.
 
     Args:
         network: The backbone, which may be shared with a grounding encoder.
         preprocessing: Of pictures; the side must be a multiple of the coarsest stride.
         strides: Of the maps, finest first: keys of
             :data:`llmbind_cli.nn.efficientnet_lite.CHANNELS`.
+        cell_colours: Whether the tokens tell colours.
+
+    Attributes:
+        num_beside: Numbers at the end of a token that come from no map.
 
     Raises:
         ValueError: A stride is unknown, or they are not in order, or the side does not fit.
@@ -95,6 +103,7 @@ class EfficientNetTower(nn.Module):
         *,
         preprocessing: Preprocessing,
         strides: Sequence[int] = (32,),
+        cell_colours: bool = False,
     ) -> None:
         super().__init__()
         check_strides(strides, preprocessing.side_px)
@@ -103,20 +112,26 @@ class EfficientNetTower(nn.Module):
         self.strides = tuple(strides)
         coarsest = self.strides[-1]
         self.num_tokens = (preprocessing.side_px // coarsest) ** 2
-        self.width = COORDINATES + sum(CHANNELS[s] * (coarsest // s) ** 2 for s in self.strides)
+        self.cell_colours = cell_colours
+        self.num_beside = _COORDINATES + (3 * _PARTS**2 if cell_colours else 0)
+        in_maps = sum(CHANNELS[s] * (coarsest // s) ** 2 for s in self.strides)
+        self.width = in_maps + self.num_beside
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Float [B, 3, S, S] → features [B, K, W], row after row."""
-        return self.tokens(self.network.feature_maps(pixel_values))
+        return self.tokens(self.network.feature_maps(pixel_values), pixel_values)
 
-    def tokens(self, maps: dict[int, Tensor]) -> Tensor:
-        """Turn the backbone's maps into features [B, K, W]."""
+    def tokens(self, maps: dict[int, Tensor], pixel_values: Tensor) -> Tensor:
+        """Turn the backbone's maps of pictures [B, 3, S, S] into features [B, K, W]."""
         coarsest = self.strides[-1]
         parts = []
         for stride in self.strides:
             cells = maps[stride].movedim(1, -1)
             cells = functional.layer_norm(cells, cells.shape[-1:]).movedim(-1, 1)
             parts.append(functional.pixel_unshuffle(cells, coarsest // stride).flatten(2))
+        if self.cell_colours:
+            means = functional.avg_pool2d(pixel_values, coarsest // _PARTS)
+            parts.append(functional.pixel_unshuffle(means, _PARTS).flatten(2).to(parts[0]))
         rows, columns = maps[coarsest].shape[-2:]
         place = torch.cartesian_prod(
             torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns)

@@ -76,7 +76,10 @@ def _tower(entry: VisionNetwork, described: Mapping[str, Any] | Path | None) -> 
     if entry.family == "efficientnet-lite0":
         network = efficientnet_lite.EfficientNetLite0()
         return EfficientNetTower(
-            network, preprocessing=preprocessing, strides=entry.strides or (32,)
+            network,
+            preprocessing=preprocessing,
+            strides=entry.strides or (32,),
+            cell_colours=entry.cell_colours,
         )
     kinds = {
         "clip": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),

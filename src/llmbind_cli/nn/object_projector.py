@@ -1,0 +1,218 @@
+"""The object projector: cells of a picture → a list of the things in it, in the LLM's own words.
+
+Where a scene is a handful of things, a language model of small size learns to answer from a list
+of them in a fraction of the steps that it needs to answer from a grid of cells. So things are found
+as the peaks of a map of centres (Objects as Points, arXiv 1904.07850), and what each is called is
+a softmax over a table of spellings (visual words, as in Ovis, arXiv 2405.20797, section 3, with a
+row for each token of a name instead of one for the whole): the model then reads, finds and repeats
+a name as it does one that a person wrote.
+
+A picture becomes
+
+    [left] N × (L tokens of the name, colour, how many, ordinal) [right]
+    [top] N × (L tokens of the name, ordinal) [bottom]
+
+the things once from left to right and once from top to bottom. A short name stands at the end of
+its ``L`` positions, right before what is told of it; positions without a word are zeros. How many
+bear the name, and the how-manieth a thing is in the list, could be found from the list itself, but
+a small model learns to count and to compare places far more slowly than to look up a word.
+
+Notation: ``B`` pictures, ``K`` cells of a square grid of side ``G``, ``W`` width of the tower's
+features, ``N`` things listed, ``T`` names, ``L`` tokens of a name, ``C`` colours, ``D`` width of
+the LLM.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+PRESENT = 0.3
+"""Score of a centre from which on a thing is listed."""
+
+_INNER = 256
+_RARE = -3.0
+"""Logit of a centre before anything is learned: few cells are one."""
+
+
+class CellScores(NamedTuple):
+    """What each cell says of the thing that covers it.
+
+    Attributes:
+        centres: Logits that a thing has its middle in the cell, [B, G, G].
+        offsets: Where in the cell that middle is, x and y in [0, 1], [B, G, G, 2].
+        names: Logits of names, [B, G, G, T].
+        colours: Logits of colours, [B, G, G, C].
+    """
+
+    centres: Tensor
+    offsets: Tensor
+    names: Tensor
+    colours: Tensor
+
+
+class FoundObjects(NamedTuple):
+    """The things found in pictures, surest first.
+
+    Attributes:
+        present: Whether there is an n-th one, bool [B, N].
+        places: Its middle over the sides of the picture, x and y, [B, N, 2].
+        names: Shares of names, [B, N, T].
+        colours: Shares of colours, [B, N, C].
+    """
+
+    present: Tensor
+    places: Tensor
+    names: Tensor
+    colours: Tensor
+
+
+class ObjectProjector(nn.Module):
+    """Features of a tower → positions of the LLM that list things.
+
+    Args:
+        width: ``W``, ≥ 1.
+        hidden_size: ``D``, ≥ 1.
+        most: ``N``, ≥ 1.
+        names: ``T``, ≥ 1.
+        colours: ``C``, ≥ 1.
+        pieces: ``L``, ≥ 1.
+
+    Raises:
+        ValueError: An argument is below 1.
+    """
+
+    def __init__(
+        self, *, width: int, hidden_size: int, most: int, names: int, colours: int, pieces: int
+    ) -> None:
+        super().__init__()
+        if min(width, hidden_size, most, names, colours, pieces) < 1:
+            raise ValueError(
+                f"width, hidden_size, most, names, colours and pieces must be ≥ 1, got {width}, "
+                f"{hidden_size}, {most}, {names}, {colours} and {pieces}"
+            )
+        self.most, self.pieces = most, pieces
+        self.around = nn.Conv2d(width, _INNER, 3, padding=1)
+        self.norm = nn.GroupNorm(1, _INNER)
+        self.finding = nn.Linear(_INNER, 3)
+        self.naming = nn.Linear(_INNER + width, names)
+        self.colouring = nn.Linear(_INNER + width, colours)
+        self.spellings = nn.Parameter(torch.zeros(names, pieces, hidden_size))
+        self.colour_words = nn.Parameter(torch.zeros(colours, hidden_size))
+        self.count_words = nn.Parameter(torch.zeros(most, hidden_size))
+        self.ordinal_words = nn.Parameter(torch.zeros(most, hidden_size))
+        self.edge_words = nn.Parameter(torch.zeros(4, hidden_size))
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that a picture takes."""
+        return self.most * (2 * self.pieces + 4) + 4
+
+    def tables(self) -> dict[str, nn.Parameter]:
+        """Return the tables of words by their names; the other parameters find and name things."""
+        names = ("spellings", "colour_words", "count_words", "ordinal_words", "edge_words")
+        return {name: self.get_parameter(name) for name in names}
+
+    @torch.no_grad()
+    def match_scale(self, rms: float) -> None:
+        """Let the table's rows be about as large as the LLM's own word embeddings.
+
+        Args:
+            rms: Root mean square of the entries of the LLM's embedding matrix.
+        """
+        for table in self.tables().values():
+            table.normal_(std=rms)
+        self.finding.bias.copy_(torch.tensor([_RARE, 0.0, 0.0]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, K, W], the cells of a square grid row after row → [B, num_tokens, D].
+
+        Raises:
+            ValueError: The cells are no square grid.
+        """
+        return self.listed(self.find(self.scores(features)))
+
+    def listed(self, found: FoundObjects) -> Tensor:
+        """Spell out what was found: → [B, num_tokens, D]."""
+        here = found.present[..., None].to(found.names)  # [B, N, 1]
+        spelled = torch.einsum("bnt,tld->bnld", found.names * here, self.spellings)
+        coloured = (found.colours * here) @ self.colour_words  # [B, N, D]
+        counted = self.count_words[_namesakes(found)] * here
+        told = torch.stack([coloured, counted], dim=2)  # [B, N, 2, D]
+        across = self._in_order(torch.cat([spelled, told], dim=2), found, axis=0)
+        down = self._in_order(spelled, found, axis=1)
+        left, right, top, bottom = self.edge_words.expand(len(here), -1, -1).tensor_split(4, dim=1)
+        return torch.cat([left, across, right, top, down, bottom], dim=1)
+
+    def _in_order(self, told: Tensor, found: FoundObjects, *, axis: int) -> Tensor:
+        """List things by their places along an axis, those that are none last.
+
+        Args:
+            told: What is told of each, [B, N, M, D].
+            found: The things.
+            axis: 0 from left to right, 1 from top to bottom.
+
+        Returns:
+            The same with its ordinal after each, [B, N · (M + 1), D].
+        """
+        order = found.places[..., axis].masked_fill(~found.present, math.inf).argsort(dim=1)
+        listed = told.take_along_dim(order[:, :, None, None], dim=1)
+        here = found.present.take_along_dim(order, dim=1)[..., None].to(told)
+        ordinals = self.ordinal_words * here  # [B, N, D]
+        return torch.cat([listed, ordinals[:, :, None]], dim=2).flatten(1, 2)
+
+    def scores(self, features: Tensor) -> CellScores:
+        """Score each cell of [B, K, W]; errors as above."""
+        side = math.isqrt(features.shape[1])
+        if side * side != features.shape[1]:
+            raise ValueError(f"{features.shape[1]} cells are no square grid")
+        cells = features.reshape(len(features), side, side, -1)  # [B, G, G, W]
+        inner = functional.gelu(self.norm(self.around(cells.movedim(3, 1)))).movedim(1, 3)
+        centres, *offsets = self.finding(inner).unbind(3)
+        both = torch.cat([inner, cells], dim=3)
+        return CellScores(
+            centres=centres,
+            offsets=torch.stack(offsets, dim=3).sigmoid(),
+            names=self.naming(both),
+            colours=self.colouring(both),
+        )
+
+    def find(self, scores: CellScores) -> FoundObjects:
+        """Take the peaks of the centres, each named by the nine cells around it."""
+        likely = scores.centres.sigmoid()
+        side = likely.shape[1]
+        highest = functional.max_pool2d(likely[:, None], 3, stride=1, padding=1)[:, 0]
+        peaks = likely.where((likely == highest) & (likely > PRESENT), 0.0).flatten(1)
+        best, cells = peaks.topk(min(self.most, side * side), dim=1)  # [B, N]
+        rows, columns = cells // side, cells % side
+        picture = torch.arange(len(likely), device=likely.device)[:, None]
+        corner = torch.stack([columns, rows], dim=2)
+        names, colours = (
+            _around(values.log_softmax(3))[picture, rows, columns].softmax(-1)
+            for values in (scores.names, scores.colours)
+        )
+        return FoundObjects(
+            present=best > 0,
+            places=(corner + scores.offsets[picture, rows, columns]) / side,
+            names=names,
+            colours=colours,
+        )
+
+
+def _around(values: Tensor) -> Tensor:
+    """Average each cell of [B, G, G, V] with those around it."""
+    averaged = functional.avg_pool2d(
+        values.movedim(3, 1), 3, stride=1, padding=1, count_include_pad=False
+    )
+    return averaged.movedim(1, 3)
+
+
+def _namesakes(found: FoundObjects) -> Tensor:
+    """Return how many other things have a thing's likeliest name, int64 [B, N]."""
+    names = found.names.argmax(2).masked_fill(~found.present, -1)
+    alike = names[:, :, None] == names[:, None]  # [B, N, N]
+    return alike.sum(2) - 1

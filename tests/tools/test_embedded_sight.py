@@ -350,11 +350,15 @@ def test_a_bundle_follows_another_whose_decoder_it_has(model, questions):
     """Its language model is the same here, so a projection that knew nothing learns all."""
     sight = model.config.sight
     other = build(model.config.language_model.source, sight=sight, tasks=["image", "segment"])
+    with torch.no_grad():
+        other.sight.mask_decoder.mask_token.add_(1)
     with pytest.raises(ValueError, match="different mask decoders"):
         speaking.follow(other, model, questions, 1)
     own = model.sight.heads()
     other.sight.load_heads({n: v for n, v in own.items() if not n.startswith("prompt_projection")})
     other.sight.requires_grad_(False)  # as of a loaded bundle
+    for layer in other.sight.prompt_projection.children():
+        layer.reset_parameters()
     decoder = {k: v.clone() for k, v in other.sight.mask_decoder.state_dict().items()}
     assert speaking.follow(other, model, questions, 160) > 0.5
     assert all(torch.equal(v, decoder[k]) for k, v in other.sight.mask_decoder.state_dict().items())

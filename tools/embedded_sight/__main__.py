@@ -175,7 +175,7 @@ def speak(arguments: argparse.Namespace) -> None:
     if arguments.states:
         read = ReadPhrases.of([ReadPhrases.load(path) for path in arguments.states])
     else:
-        read = collect(model, questions, arguments.count)
+        read = collect(model, questions, range(arguments.count))
         read.save(arguments.work / "states.pt")
     teach_speaking(model, teacher, read, path=arguments.work / "projection.pt")
     if arguments.into is not None:

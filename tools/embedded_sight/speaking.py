@@ -77,15 +77,15 @@ class ReadPhrases:
 
 
 @torch.no_grad()
-def collect(model: BoundModel, questions: SceneQuestions, count: int) -> ReadPhrases:
+def collect(model: BoundModel, questions: SceneQuestions, numbers: Iterable[int]) -> ReadPhrases:
     """Read dialogues about scenes.
 
     Args:
         model: The model; its adapters are on.
         questions: The scenes.
-        count: Dialogues.
+        numbers: Of the dialogues.
     """
-    samples = (_encoded(model, questions, number) for number in range(count))
+    samples = (_encoded(model, questions, number) for number in numbers)
     parts = read_states(model, samples)
     return ReadPhrases.of([ReadPhrases(found, list(seen.phrases)) for seen, found in parts])
 
@@ -131,15 +131,14 @@ def _encoded(model: BoundModel, questions: SceneQuestions, number: int) -> Encod
     )
 
 
-def fit(projection: nn.Module, states: Tensor, prompts: Tensor) -> float:
-    """Fit a projection anew, in place; what is best on a tenth of the pairs, set apart, is kept.
-
-    What it was before is forgotten: it may have been fitted to some of the pairs set apart.
+def fit(projection: nn.Module, states: Tensor, prompts: Tensor, *, anew: bool = True) -> float:
+    """Fit a projection in place; what is best on a tenth of the pairs, set apart, is kept.
 
     Args:
         projection: [M, D] → [M, P].
         states: [M, D].
         prompts: [M, P].
+        anew: Forget what it was before: it may have been fitted to some of the pairs set apart.
 
     Returns:
         Share of the variance of the pairs set apart that is explained.
@@ -149,11 +148,18 @@ def fit(projection: nn.Module, states: Tensor, prompts: Tensor) -> float:
     apart, learned = order.tensor_split([int(_HELD_OUT * len(states))])
     variance = (prompts[apart] - prompts[learned].mean(0)).square().mean()
     for layer in projection.modules():
-        if isinstance(layer, nn.Linear):
+        if anew and isinstance(layer, nn.Linear):
             layer.reset_parameters()
     optimizer = torch.optim.AdamW(projection.parameters(), lr=_LR, weight_decay=0.1)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=_EPOCHS)
-    best, kept = float("-inf"), copy.deepcopy(projection.state_dict())
+
+    @torch.no_grad()
+    def explained() -> float:
+        wrong = functional.mse_loss(projection(states[apart]), prompts[apart])
+        return float(1 - wrong / variance)
+
+    best, kept = explained(), copy.deepcopy(projection.state_dict())
+    console.log(f"{best:.3f} of the variance explained before")
     for epoch in range(_EPOCHS):
         for rows in learned[torch.randperm(len(learned), generator=chance)].split(_ROWS):
             thinned = functional.dropout(states[rows], _DROPPED)
@@ -162,13 +168,10 @@ def fit(projection: nn.Module, states: Tensor, prompts: Tensor) -> float:
             loss.backward()
             optimizer.step()
         falling.step()
-        with torch.no_grad():
-            wrong = functional.mse_loss(projection(states[apart]), prompts[apart])
-        explained = float(1 - wrong / variance)
-        if explained > best:
-            best, kept = explained, copy.deepcopy(projection.state_dict())
+        if (share := explained()) > best:
+            best, kept = share, copy.deepcopy(projection.state_dict())
         if epoch % 20 == 0:
-            console.log(f"epoch {epoch}: {explained:.3f} of the variance explained")
+            console.log(f"epoch {epoch}: {share:.3f} of the variance explained")
     projection.load_state_dict(kept)
     return best
 
@@ -271,10 +274,18 @@ def follow(model: BoundModel, other: BoundModel, questions: SceneQuestions, coun
     weights = known[0].state_dict()
     if not all(torch.equal(weights.get(n, t[:0]), t) for n, t in own[0].state_dict().items()):
         raise ValueError("the two bundles have different mask decoders")
-    read, told = collect(model, questions, count), collect(other, questions, count)
+    read: list[ReadPhrases] = []
+    told: list[ReadPhrases] = []
+    for first in range(0, count, _BATCH):  # while what is drawn for one is still known to the other
+        numbers = range(first, min(first + _BATCH, count))
+        for reader, into in ((model, read), (other, told)):
+            into.append(collect(reader, questions, numbers))
+        if first % (_BATCH * _LOG_EVERY) == 0:
+            console.log(f"{first + len(numbers)} of {count} dialogues")
     with torch.no_grad():
-        prompts = known[1](told.states)
-    return fit(own[1].requires_grad_(True), read.states, prompts)
+        prompts = known[1](ReadPhrases.of(told).states)
+    states = ReadPhrases.of(read).states
+    return fit(own[1].requires_grad_(True), states, prompts, anew=False)
 
 
 def _cutting(model: BoundModel) -> tuple[nn.Module, nn.Module]:

@@ -16,7 +16,12 @@ from llmbind_cli.recipes.load import apply_override, load_recipe, read_recipe_ta
 from llmbind_cli.recipes.locate import find_recipe, shared_folder
 from llmbind_cli.recipes.picture_schema import MASKED_KINDS
 from llmbind_cli.recipes.schema import Recipe
-from llmbind_cli.recipes.sight_schema import FeatureCacheSection, NetworkSection, SightSection
+from llmbind_cli.recipes.sight_schema import (
+    FeatureCacheSection,
+    NetworkSection,
+    ObjectTokensSection,
+    SightSection,
+)
 from llmbind_cli.training.sources import source_files
 
 MINIMAL = """
@@ -257,6 +262,7 @@ def test_the_manual_page_names_every_key_and_no_other():
         expected[heading] = {key for table in tables for key in table.model_fields}
     expected["[sight]"] = set(SightSection.model_fields)
     expected["[sight.vision_tower]"] = set(NetworkSection.model_fields)
+    expected["[sight.object_tokens]"] = set(ObjectTokensSection.model_fields)
     expected["[sight.cache]"] = set(FeatureCacheSection.model_fields)
     found = {name: set(re.findall(r"`(\w+)`", row)) for name, row in rows.items()}
     assert found.pop("[[evaluation]]") == {"name", "kind"}  # the keys are those of [[data]]

@@ -18,12 +18,13 @@ from tiny_vision import light_sight, save_efficientnet
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 from embedded_sight import grounding, held_out, naming, photo_fitting, speaking
-from embedded_sight.joint import TaughtObjective, take_first_stages
+from embedded_sight.joint import TaughtObjective, TrueLists, take_first_stages
 from embedded_sight.names import Cells, Centres, Names
 from resumable.optimizers import Optimizers
 
 from llmbind_cli.data.batches import Batch, SeenBatch
 from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+from llmbind_cli.data.scenes.colours import NAMES
 from llmbind_cli.data.scenes.pictures import SceneRenderer
 from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.data.scenes.sprites import Sprites
@@ -235,6 +236,12 @@ def test_a_list_spells_names_as_people_write_them(model, looking, world, questio
     ids = model.tokenizer(f" {first.thing.noun.one}", add_special_tokens=False).input_ids[:3]
     spelled = embedding(torch.tensor(ids)).float()
     torch.testing.assert_close(told[4 - len(ids) : 4], spelled)
+    colour = first.colour or first.thing.colours[0]
+    torch.testing.assert_close(told[4], names.colours[NAMES.index(colour)])
+    collated = TrueLists(SimpleNamespace(projector=projector), names)
+    torch.testing.assert_close(collated._features([picture])[0], told)
+    with pytest.raises(ValueError, match=r"must have a table \[sight\.object_tokens\]"):
+        names.fill(model.sight.projector)
     assert not told[1 : 4 - len(ids)].any()
     assert not names.found(object(), 2).present.any()
 

@@ -13,7 +13,8 @@ from transformers import SamModel
 from llmbind_cli.errors import ConfigurationError, IntegrityError
 from llmbind_cli.model.config import ObjectTokens
 from llmbind_cli.model.vision.picture_memory import PictureMemory
-from llmbind_cli.model.vision.sight import Sight, load_sight, take_sam_decoder
+from llmbind_cli.model.vision.sam_mask_decoder import take_sam_decoder
+from llmbind_cli.model.vision.sight import Sight, load_sight
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder, place_encoding
 
 WIDTH = 24

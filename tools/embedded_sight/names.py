@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,25 @@ _COVERED = 0.25
 _SHARPNESS = 16.0
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _HEAT = 6.0
-"""Share of a thing's longer side that the spread of its centre's heat is, inverted."""
+"""A thing's longer side over the spread of its centre's heat."""
+
+
+class _PerCell:
+    """Tensors with one row for each cell."""
+
+    def clone(self) -> Self:
+        """Copy the tensors."""
+        return type(self)(*(tensor.clone() for tensor in vars(self).values()))
+
+    @classmethod
+    def of(cls, many: Iterable[Self]) -> Self:
+        """Put the cells of several pictures one after another."""
+        columns = zip(*(vars(one).values() for one in many), strict=True)
+        return cls(*map(torch.cat, columns))
 
 
 @dataclass(frozen=True)
-class Cells:
+class Cells(_PerCell):
     """What the cells of a grid over a picture show.
 
     Attributes:
@@ -44,22 +58,9 @@ class Cells:
     things: Tensor
     colours: Tensor
 
-    def clone(self) -> Cells:
-        """Copy the tensors."""
-        return Cells(self.things.clone(), self.colours.clone())
-
-    @classmethod
-    def of(cls, many: Iterable[Cells]) -> Cells:
-        """Put the cells of several pictures one after another."""
-        all_of_them = list(many)
-        return cls(
-            torch.cat([one.things for one in all_of_them]),
-            torch.cat([one.colours for one in all_of_them]),
-        )
-
 
 @dataclass(frozen=True)
-class Centres:
+class Centres(_PerCell):
     """Where the things of a grid over a picture have their middle.
 
     Attributes:
@@ -71,20 +72,6 @@ class Centres:
     heat: Tensor
     here: Tensor
     offsets: Tensor
-
-    def clone(self) -> Centres:
-        """Copy the tensors."""
-        return Centres(self.heat.clone(), self.here.clone(), self.offsets.clone())
-
-    @classmethod
-    def of(cls, many: Iterable[Centres]) -> Centres:
-        """Put the cells of several pictures one after another."""
-        all_of_them = list(many)
-        return cls(
-            torch.cat([one.heat for one in all_of_them]),
-            torch.cat([one.here for one in all_of_them]),
-            torch.cat([one.offsets for one in all_of_them]),
-        )
 
 
 class Names:
@@ -147,8 +134,10 @@ class Names:
         """Write the names into a projector's tables; return its other parameters.
 
         Raises:
-            ValueError: It knows other numbers of names or colours.
+            ValueError: It lists nothing, or knows other numbers of names or colours.
         """
+        if not isinstance(projector, ObjectProjector):
+            raise ValueError("the recipe must have a table [sight.object_tokens]")
         most, tables = projector.most, projector.tables()
         words = {
             "spellings": self._spellings(projector.pieces),
@@ -181,8 +170,10 @@ class Names:
         places = torch.zeros(1, most, 2)
         for row, one in enumerate(placed):
             names[0, row, self.number[one.thing.name]] = 1
-            # One that has several is seen in one of them: the first, for want of a better.
-            colours[0, row, max(0, _colour_of(one))] = 1
+            # Of one that has several colours, the largest is told.
+            colour = one.colour or next(iter(one.thing.colours), None)
+            if colour is not None:
+                colours[0, row, NAMES.index(colour)] = 1
             places[0, row] = torch.tensor(one.box.centre)
         return FoundObjects(torch.arange(most)[None] < len(placed), places, names, colours)
 

@@ -182,12 +182,15 @@ class ObjectProjector(nn.Module):
         )
 
     def find(self, scores: CellScores) -> FoundObjects:
-        """Take the peaks of the centres, each named by the nine cells around it."""
+        """Take the peaks of the centres, each named by the nine cells around it.
+
+        There must be ``N`` cells at least.
+        """
         likely = scores.centres.sigmoid()
         side = likely.shape[1]
         highest = functional.max_pool2d(likely[:, None], 3, stride=1, padding=1)[:, 0]
         peaks = likely.where((likely == highest) & (likely > PRESENT), 0.0).flatten(1)
-        best, cells = peaks.topk(min(self.most, side * side), dim=1)  # [B, N]
+        best, cells = peaks.topk(self.most, dim=1)  # [B, N]
         rows, columns = cells // side, cells % side
         picture = torch.arange(len(likely), device=likely.device)[:, None]
         corner = torch.stack([columns, rows], dim=2)

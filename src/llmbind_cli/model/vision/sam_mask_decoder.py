@@ -9,11 +9,15 @@ Notation: ``G`` images, ``M`` masks, ``P`` width of the prompt, ``h × w`` the e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from llmbind_cli.errors import IntegrityError
+
+_SHARED_PLACES = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 class SamMaskDecoder(nn.Module):
@@ -79,3 +83,25 @@ class SamMaskDecoder(nn.Module):
         )  # [h, w, 2]: x, then y
         encoded: Tensor = embedding(grid)
         return encoded.permute(2, 0, 1)[None]
+
+
+@torch.no_grad()
+def take_sam_decoder(decoder: SamMaskDecoder, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy the decoding half of a ``SamModel``'s state into a mask decoder.
+
+    Args:
+        decoder: Changed in place.
+        tensors: Name in a file of transformers → tensor.
+        source: Where they come from, for the message.
+
+    Raises:
+        IntegrityError: One is missing or has another shape.
+    """
+    known = dict(tensors)
+    # The two positional embeddings are one; files hold either.
+    if "shared_image_embedding.positional_embedding" in known:
+        known.setdefault(_SHARED_PLACES, known["shared_image_embedding.positional_embedding"])
+    for name, parameter in decoder.named_parameters():
+        if name not in known or known[name].shape != parameter.shape:
+            raise IntegrityError(f"{source}: lacks {name} of Segment Anything's mask decoder")
+        parameter.copy_(known[name])

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from llmbind_cli.errors import ConfigurationError, IntegrityError
+from llmbind_cli.errors import ConfigurationError
 from llmbind_cli.model.config import SightConfig
 from llmbind_cli.model.vision.grounding import EfficientNetGrounding, GroundingEncoder
 from llmbind_cli.model.vision.networks import NetworkLoader
-from llmbind_cli.model.vision.sam_mask_decoder import SamMaskDecoder
+from llmbind_cli.model.vision.sam_mask_decoder import SamMaskDecoder, take_sam_decoder
 from llmbind_cli.model.vision.towers import EfficientNetTower, VisionTower
 from llmbind_cli.nn.box_head import BoxHead
 from llmbind_cli.nn.frame import Frame
@@ -39,7 +39,6 @@ SEGMENT = "segment"
 DETECT = "detect"
 
 _SAM_PREFIXES = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.")
-_SHARED_PLACES = "prompt_encoder.shared_embedding.positional_embedding"
 _LLAVA_PROJECTOR = ("multi_modal_projector.", "model.multi_modal_projector.")
 
 
@@ -379,25 +378,3 @@ def _take_published(sight: Sight, loader: NetworkLoader) -> None:
     }:
         for name, parameter in wanted.items():
             parameter.copy_(published[name])
-
-
-@torch.no_grad()
-def take_sam_decoder(decoder: SamMaskDecoder, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy the decoding half of a ``SamModel``'s state into a mask decoder.
-
-    Args:
-        decoder: Changed in place.
-        tensors: Name in a file of transformers → tensor.
-        source: Where they come from, for the message.
-
-    Raises:
-        IntegrityError: One is missing or has another shape.
-    """
-    known = dict(tensors)
-    # The two positional embeddings are one; files hold either.
-    if "shared_image_embedding.positional_embedding" in known:
-        known.setdefault(_SHARED_PLACES, known["shared_image_embedding.positional_embedding"])
-    for name, parameter in decoder.named_parameters():
-        if name not in known or known[name].shape != parameter.shape:
-            raise IntegrityError(f"{source}: lacks {name} of Segment Anything's mask decoder")
-        parameter.copy_(known[name])

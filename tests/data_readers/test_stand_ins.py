@@ -35,9 +35,16 @@ def test_a_dialogue_about_a_picture_gets_one_that_follows_from_its_id(photos):
     assert shown[0].segments == ()
 
 
-def test_a_dialogue_without_a_picture_stays_as_it_is(photos):
-    talk = Dialogue(id="1", turns=[Turn("user", "hi"), Turn("assistant", "Hello.")])
-    assert StandIns("d", photos)(talk) is talk
+def test_a_quarter_of_the_dialogues_that_speak_of_no_picture_see_one_too(photos):
+    said = [Turn("user", "hi"), Turn("assistant", "Hello.")]
+    talks = [Dialogue(id=str(number), turns=said) for number in range(400)]
+    stand_ins = StandIns("d", photos)
+    shown = [stand_ins(talk) for talk in talks]
+    seeing = [one for one in shown if isinstance(one, Sample)]
+    assert 70 <= len(seeing) <= 130
+    assert len({one.pictures[0].key for one in seeing}) > 4
+    assert all(one is talk for one, talk in zip(shown, talks, strict=True) if one not in seeing)
+    assert [stand_ins(talk) for talk in talks] == shown
 
 
 def test_a_source_shows_them(photos, tmp_path):
@@ -45,13 +52,13 @@ def test_a_source_shows_them(photos, tmp_path):
     said = [{"from": "human", "value": "make it darker"}, {"from": "gpt", "value": "Done."}]
     lines = [
         {"id": "a", "image": "x.jpg", "conversations": said},
-        {"id": "b", "conversations": said},
+        *({"id": str(number), "conversations": said} for number in range(9)),
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     source = ConversationFiles(name="d", kind="conversations", paths=[path], stand_ins=photos)
-    first, second = read_source(source)
-    assert isinstance(first, Sample)
-    assert not isinstance(second, Sample)
+    shown = list(read_source(source))
+    assert isinstance(shown[0], Sample)
+    assert not all(isinstance(one, Sample) for one in shown)
 
 
 def test_a_folder_without_photos_is_refused(tmp_path):

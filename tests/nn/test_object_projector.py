@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmbind_cli.nn.object_projector import CellScores, FoundObjects, ObjectProjector
+from llmbind_cli.nn.object_projector import CellScores, FoundObjects, ObjectProjector, alike
 
 NAMES, COLOURS, PIECES, MOST, WIDTH = 5, 3, 2, 3, 4
 
@@ -57,8 +57,9 @@ def test_a_list_goes_from_left_to_right_and_from_top_to_bottom(projector):
     spelled, coloured = projector.spellings, projector.colour_words.split(1)
     one, first, second = projector.count_words[:1], *projector.ordinal_words.split(1)[:2]
     none = torch.zeros(1, WIDTH)
-    across = [spelled[4], coloured[1], one, first, spelled[2], coloured[0], one, second]
-    down = [spelled[2], first, spelled[4], second]
+    across = [spelled[4], coloured[1], one, first + left]
+    across += [spelled[2], coloured[0], one, second + right]
+    down = [spelled[2], first + top, spelled[4], second + bottom]
     expected = [left, *across, none.expand(PIECES + 3, -1), right]
     expected += [top, *down, none.expand(PIECES + 1, -1), bottom]
     torch.testing.assert_close(told, torch.cat(expected))
@@ -68,6 +69,24 @@ def test_things_of_one_name_are_counted(projector):
     found = projector.find(scored(8, (1, 6, 2, 0), (5, 1, 2, 1), (5, 5, 4, 1)))
     (told,) = projector.listed(found)
     # From left to right: the second, the third and the first of them.
+    counts = told[1 + PIECES + 1 :: PIECES + 3][:MOST]
+    torch.testing.assert_close(counts, projector.count_words[[1, 0, 1]])
+
+
+def test_equal_things_that_are_named_differently_are_counted_together(projector):
+    """Three of one thing that has no name here, each nearest to another: they get one name."""
+    shares = torch.tensor([[0.4, 0.3, 0.2, 0.1, 0.0], [0.3, 0.4, 0.2, 0.1, 0.0], [0, 0, 0, 0, 1.0]])
+    middles = [(1, 6), (5, 1), (5, 5)]
+    scores = scored(8, *((*middle, 0, 0) for middle in middles))
+    for (row, column), share in zip(middles, shares, strict=True):
+        scores.names[0, row - 1 : row + 2, column - 1 : column + 2] = share.log().clamp(min=-30)
+    found = projector.find(scores)
+    order = found.places[0, :, 0].argsort()  # from left to right: the second, the third, the first
+    assert alike(found)[0][order][:, order].int().tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    names = found.names[0, order]
+    torch.testing.assert_close(names[0], shares[:2].mean(0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(names[0], names[2])
+    (told,) = projector.listed(found)
     counts = told[1 + PIECES + 1 :: PIECES + 3][:MOST]
     torch.testing.assert_close(counts, projector.count_words[[1, 0, 1]])
 

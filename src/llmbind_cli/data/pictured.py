@@ -82,11 +82,16 @@ class PicturedDialogues(Iterator[Dialogue]):
         return PictureFile(found, picture_key(self._name, str(relative)))
 
 
+_IN_SIGHT = 4
+"""One in so many dialogues that speak of no picture has one in sight all the same."""
+
+
 class StandIns:
     """Photos that stand for pictures which dialogues speak of and which are not there.
 
-    Which one stands for which follows from the dialogue's id. Photos that are held out stand for
-    none.
+    Some dialogues that speak of none see one too, so that a model learns to draw and to talk as it
+    does without one. Which dialogues, and which photo stands where, follows from the dialogue's
+    id. Photos that are held out stand for none.
 
     Args:
         name: Data source, for messages.
@@ -103,11 +108,14 @@ class StandIns:
             raise InputDataError(f"{name}: {folder}: every photo there is held out")
 
     def __call__(self, dialogue: Dialogue) -> Dialogue:
-        """Return a dialogue with a picture as a sample, another one as it is."""
-        if dialogue.image is None or isinstance(dialogue, Sample):
+        """Return a dialogue that sees a picture as a sample, another one as it is."""
+        if isinstance(dialogue, Sample):
             return dialogue
         digest = hashlib.blake2b(f"{self._name}\0{dialogue.id}".encode(), digest_size=8).digest()
-        photo = self._photos[int.from_bytes(digest, "big") % len(self._photos)]
+        chance, which = divmod(int.from_bytes(digest, "big"), len(self._photos))
+        if dialogue.image is None and chance % _IN_SIGHT:
+            return dialogue
+        photo = self._photos[which]
         return _sample(dialogue, PictureFile(photo, picture_key("stand-ins", photo.name)))
 
 

@@ -9,13 +9,15 @@ a name as it does one that a person wrote.
 
 A picture becomes
 
-    [left] N × (L tokens of the name, colour, how many, ordinal) [right]
-    [top] N × (L tokens of the name, ordinal) [bottom]
+    [left] N × (L tokens of the name, colour, how many, rank) [right]
+    [top] N × (L tokens of the name, rank) [bottom]
 
 the things once from left to right and once from top to bottom. A short name stands at the end of
 its ``L`` positions, right before what is told of it; positions without a word are zeros. How many
-bear the name, and the how-manieth a thing is in the list, could be found from the list itself, but
-a small model learns to count and to compare places far more slowly than to look up a word.
+bear the name, and a thing's rank in the list, could be found from the list itself, but a small
+model learns to count and to compare places far more slowly than to look up a word. A rank is an
+ordinal and the words of both edges, mixed by how far the thing is from the one to the other, in one
+position: so ranks of the two lists differ, and which of two comes first lies along one direction.
 
 Notation: ``B`` pictures, ``K`` cells of a square grid of side ``G``, ``W`` width of the tower's
 features, ``N`` things listed, ``T`` names, ``L`` tokens of a name, ``C`` colours, ``D`` width of
@@ -33,6 +35,9 @@ from torch.nn import functional
 
 PRESENT = 0.3
 """Score of a centre from which on a thing is listed."""
+
+_ALIKE = 0.2
+"""Bhattacharyya coefficient of two things' shares of names from which on they bear the same one."""
 
 _INNER = 256
 _RARE = -3.0
@@ -141,7 +146,7 @@ class ObjectProjector(nn.Module):
         here = found.present[..., None].to(found.names)  # [B, N, 1]
         spelled = torch.einsum("bnt,tld->bnld", found.names * here, self.spellings)
         coloured = (found.colours * here) @ self.colour_words  # [B, N, D]
-        counted = self.count_words[_namesakes(found)] * here
+        counted = self.count_words[(alike(found).sum(2) - 1).clamp(min=0)] * here
         told = torch.stack([coloured, counted], dim=2)  # [B, N, 2, D]
         across = self._in_order(torch.cat([spelled, told], dim=2), found, axis=0)
         down = self._in_order(spelled, found, axis=1)
@@ -157,13 +162,16 @@ class ObjectProjector(nn.Module):
             axis: 0 from left to right, 1 from top to bottom.
 
         Returns:
-            The same with its ordinal after each, [B, N · (M + 1), D].
+            The same with its rank after each, [B, N · (M + 1), D].
         """
         order = found.places[..., axis].masked_fill(~found.present, math.inf).argsort(dim=1)
         listed = told.take_along_dim(order[:, :, None, None], dim=1)
         here = found.present.take_along_dim(order, dim=1)[..., None].to(told)
-        ordinals = self.ordinal_words * here  # [B, N, D]
-        return torch.cat([listed, ordinals[:, :, None]], dim=2).flatten(1, 2)
+        near, far = self.edge_words[2 * axis : 2 * axis + 2]
+        last = (found.present.sum(1) - 1).clamp(min=1)  # [B]
+        along = torch.arange(self.most, device=last.device) / last[:, None]  # [B, N]
+        ranks = self.ordinal_words + near + along[..., None].to(told) * (far - near)  # [B, N, D]
+        return torch.cat([listed, (ranks * here)[:, :, None]], dim=2).flatten(1, 2)
 
     def scores(self, features: Tensor) -> CellScores:
         """Score each cell of [B, K, W]; errors as above."""
@@ -182,7 +190,7 @@ class ObjectProjector(nn.Module):
         )
 
     def find(self, scores: CellScores) -> FoundObjects:
-        """Take the peaks of the centres, each named by the nine cells around it.
+        """Take the peaks of the centres, each named by the nine cells around it and those like it.
 
         There must be ``N`` cells at least.
         """
@@ -198,12 +206,14 @@ class ObjectProjector(nn.Module):
             _around(values.log_softmax(3))[picture, rows, columns].softmax(-1)
             for values in (scores.names, scores.colours)
         )
-        return FoundObjects(
+        found = FoundObjects(
             present=best > 0,
             places=(corner + scores.offsets[picture, rows, columns]) / side,
             names=names,
             colours=colours,
         )
+        together = alike(found).to(names)
+        return found._replace(names=together @ names / together.sum(2, keepdim=True).clamp(min=1))
 
 
 def _around(values: Tensor) -> Tensor:
@@ -214,8 +224,11 @@ def _around(values: Tensor) -> Tensor:
     return averaged.movedim(1, 3)
 
 
-def _namesakes(found: FoundObjects) -> Tensor:
-    """Return how many other things have a thing's likeliest name, int64 [B, N]."""
-    names = found.names.argmax(2).masked_fill(~found.present, -1)
-    alike = names[:, :, None] == names[:, None]  # [B, N, N]
-    return alike.sum(2) - 1
+def alike(found: FoundObjects) -> Tensor:
+    """Tell which things bear the same name, each itself too, bool [B, N, N].
+
+    What they are taken for counts as a whole, not the likeliest name alone: of three equal things
+    that have no name here each may be nearest to another one.
+    """
+    roots = found.names.sqrt() * found.present[..., None]
+    return roots @ roots.mT > _ALIKE

@@ -39,7 +39,8 @@ class ConversationFiles(Section):
         skip_missing: Leave out and count records whose picture is missing, instead of refusing to
             start.
         stand_ins: Folder of photos, one of which is shown to a model that sees wherever a dialogue
-            speaks of a picture that is not there: it learns that not all are to be looked at.
+            speaks of a picture that is not there, and in a quarter of the others: it learns that
+            not all are to be looked at.
     """
 
     name: str = Field(min_length=1)

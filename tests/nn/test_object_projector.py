@@ -57,9 +57,9 @@ def test_a_list_goes_from_left_to_right_and_from_top_to_bottom(projector):
     spelled, coloured = projector.spellings, projector.colour_words.split(1)
     one, first, second = projector.count_words[:1], *projector.ordinal_words.split(1)[:2]
     none = torch.zeros(1, WIDTH)
-    across = [spelled[4], coloured[1], one, first + left]
-    across += [spelled[2], coloured[0], one, second + right]
-    down = [spelled[2], first + top, spelled[4], second + bottom]
+    across = [spelled[4], coloured[1], one, first + left + bottom]
+    across += [spelled[2], coloured[0], one, second + right + top]
+    down = [spelled[2], first + right + top, spelled[4], second + left + bottom]
     expected = [left, *across, none.expand(PIECES + 3, -1), right]
     expected += [top, *down, none.expand(PIECES + 1, -1), bottom]
     torch.testing.assert_close(told, torch.cat(expected))
@@ -120,9 +120,15 @@ def test_places_are_told_by_order_alone(projector):
     mirrored = things._replace(places=torch.stack([1 - places[..., 0], places[..., 1]], dim=2))
     one, same, other = map(projector.listed, (things, nearer, mirrored))
     torch.testing.assert_close(one, same)
-    first = MOST * (PIECES + 3) + 2
-    assert not torch.equal(one[:, :first], other[:, :first])
-    torch.testing.assert_close(one[:, first:], other[:, first:])
+    # From top to bottom the same things follow, but their ranks tell of both axes.
+    down = slice(MOST * (PIECES + 3) + 3, -1)
+    words, mirrored_words = (
+        told[0, down].unflatten(0, (MOST, PIECES + 1)).tensor_split([-1], dim=1)
+        for told in (one, other)
+    )
+    torch.testing.assert_close(words[0], mirrored_words[0])
+    assert not torch.equal(words[1], mirrored_words[1])
+    assert not torch.equal(one[:, : down.start], other[:, : down.start])
 
 
 def test_what_cannot_be_is_refused(projector):

@@ -121,20 +121,22 @@ def name_generators() -> None:
 def writes_alike(bundle: Path, other: Path) -> bool:
     """Tell whether two bundles differ in what makes masks alone.
 
-    Where the language model reads pictures through the mask decoder's neck, that is no part of it.
+    Where the language model reads pictures through the mask decoder's neck, the decoder is no part
+    of that.
     """
     if not (other / "llmbind.json").exists():
         return False
     texts = [(one / "llmbind.json").read_text("utf-8") for one in (bundle, other)]
     told = [SINCE | json.loads(text) for text in texts]
-    if any(config["shared_neck"] for config in told):
-        return False
-    configs = [{k: v for k, v in config.items() if k not in OF_MASKS} for config in told]
+    shared = any(config["shared_neck"] for config in told)
+    of_masks = OF_MASKS - {"grounding_encoder", "mask_decoder"} if shared else OF_MASKS
+    mask_heads = MASK_HEADS[1:] if shared else MASK_HEADS
+    configs = [{k: v for k, v in config.items() if k not in of_masks} for config in told]
     heads = [
         {
             name: tensor
             for name, tensor in load_file(one / "heads.safetensors").items()
-            if not name.startswith(MASK_HEADS)
+            if not name.startswith(mask_heads)
         }
         for one in (bundle, other)
     ]

@@ -16,8 +16,9 @@ the things once from left to right and once from top to bottom. A short name sta
 its ``L`` positions, right before what is told of it; positions without a word are zeros. How many
 bear the name, and a thing's rank in the list, could be found from the list itself, but a small
 model learns to count and to compare places far more slowly than to look up a word. A rank is an
-ordinal and the words of both edges, mixed by how far the thing is from the one to the other, in one
-position: so ranks of the two lists differ, and which of two comes first lies along one direction.
+ordinal and the words of all four edges, those of either axis mixed by how far the thing is from the
+one to the other, in one position: which of two comes first lies along one direction for each axis,
+and either entry of a thing tells it. A model finds the first entry alone.
 
 Notation: ``B`` pictures, ``K`` cells of a square grid of side ``G``, ``W`` width of the tower's
 features, ``N`` things listed, ``T`` names, ``L`` tokens of a name, ``C`` colours, ``D`` width of
@@ -164,14 +165,16 @@ class ObjectProjector(nn.Module):
         Returns:
             The same with its rank after each, [B, N · (M + 1), D].
         """
-        order = found.places[..., axis].masked_fill(~found.present, math.inf).argsort(dim=1)
-        listed = told.take_along_dim(order[:, :, None, None], dim=1)
-        here = found.present.take_along_dim(order, dim=1)[..., None].to(told)
-        near, far = self.edge_words[2 * axis : 2 * axis + 2]
-        last = (found.present.sum(1) - 1).clamp(min=1)  # [B]
-        along = torch.arange(self.most, device=last.device) / last[:, None]  # [B, N]
-        ranks = self.ordinal_words + near + along[..., None].to(told) * (far - near)  # [B, N, D]
-        return torch.cat([listed, (ranks * here)[:, :, None]], dim=2).flatten(1, 2)
+        ranks = _ranks(found)  # [B, N, 2]
+        last = (found.present.sum(1) - 1).clamp(min=1)[:, None, None]
+        along = (ranks / last).to(told)[..., None]  # [B, N, 2, 1]
+        near, far = self.edge_words.view(2, 2, -1).unbind(1)  # [2, D]: left and top, right, bottom
+        sides = (near + along * (far - near)).sum(2)  # [B, N, D]
+        ranked = self.ordinal_words[ranks[..., axis]] + sides
+        here = found.present[..., None].to(told)
+        told = torch.cat([told, (ranked * here)[:, :, None]], dim=2)
+        order = ranks[..., axis].argsort(dim=1)
+        return told.take_along_dim(order[:, :, None, None], dim=1).flatten(1, 2)
 
     def scores(self, features: Tensor) -> CellScores:
         """Score each cell of [B, K, W]; errors as above."""
@@ -214,6 +217,12 @@ class ObjectProjector(nn.Module):
         )
         together = alike(found).to(names)
         return found._replace(names=together @ names / together.sum(2, keepdim=True).clamp(min=1))
+
+
+def _ranks(found: FoundObjects) -> Tensor:
+    """Count what comes before each along x and y, int64 [B, N, 2]; what is none comes last."""
+    places = found.places.masked_fill(~found.present[..., None], math.inf)
+    return places.argsort(dim=1).argsort(dim=1)
 
 
 def _around(values: Tensor) -> Tensor:

@@ -264,7 +264,11 @@ def _colour(scene: _Scene, _: ArrangementSampler) -> Iterator[_Fact]:
 
 
 def _name(scene: _Scene, _: ArrangementSampler) -> Iterator[_Fact]:
-    """Ask what stands somewhere, or what one can do something with."""
+    """Ask what stands somewhere, or what one can do something with.
+
+    Answers begin with an article, so that the name in them has the tokens that it has within a
+    sentence. At the start of one, as "Accordion", it would have others.
+    """
     queries: list[tuple[str, Query]] = [
         (words, Query(edge=edge)) for edge, words in _EDGE_WORDS.items()
     ]
@@ -285,7 +289,7 @@ def _name(scene: _Scene, _: ArrangementSampler) -> Iterator[_Fact]:
         targets = meant(query, scene.objects)
         if len(targets) == 1:
             (target,) = targets
-            yield "what_thing", {"x": words}, scene.objects[target].names[0].one
+            yield "what_thing", {"x": words}, f"the {scene.objects[target].names[0].one}"
 
 
 def _relation(scene: _Scene, _: ArrangementSampler) -> Iterator[_Fact]:

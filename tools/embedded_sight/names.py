@@ -27,7 +27,6 @@ _COVERED = 0.25
 """Share of a cell that a thing must cover for the cell to be named after it."""
 
 _SHARPNESS = 16.0
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _HEAT = 6.0
 """A thing's longer side over the spread of its centre's heat."""
 
@@ -97,7 +96,6 @@ class Names:
         self.things = torch.stack([mean(thing.noun.one) for thing in known])
         self.colours = torch.stack([mean(colour) for colour in NAMES])
         self._counts = torch.stack([mean(word) for word in NUMBERS[1:]])
-        self._ordinals = torch.stack([mean(word) for word in _ORDINALS])
         self._edges = torch.stack([mean(word) for word in ("left", "right", "top", "bottom")])
         self.centre = self.things.mean(0)
         self._spelled = [rows(thing.noun.one) for thing in known]
@@ -143,7 +141,6 @@ class Names:
             "spellings": self._spellings(projector.pieces),
             "colour_words": self.colours,
             "count_words": self._counts[:most],
-            "ordinal_words": self._ordinals[:most],
             "edge_words": self._edges,
         }
         if any(len(table) != len(words[name]) for name, table in tables.items()):

@@ -9,16 +9,13 @@ a name as it does one that a person wrote.
 
 A picture becomes
 
-    [left] N × (L tokens of the name, colour, how many, rank) [right]
-    [top] N × (L tokens of the name, rank) [bottom]
+    [left] N × (L tokens of the name, colour, how many) [right]
+    [top] N × (L tokens of the name) [bottom]
 
 the things once from left to right and once from top to bottom. A short name stands at the end of
 its ``L`` positions, right before what is told of it; positions without a word are zeros. How many
-bear the name, and a thing's rank in the list, could be found from the list itself, but a small
-model learns to count and to compare places far more slowly than to look up a word. A rank is an
-ordinal and the words of all four edges, those of either axis mixed by how far the thing is from the
-one to the other, in one position: which of two comes first lies along one direction for each axis,
-and either entry of a thing tells it. A model finds the first entry alone.
+bear the name could be found from the list itself, but a small model learns to count far more slowly
+than to look up a word. Where things are is told by their order alone.
 
 Notation: ``B`` pictures, ``K`` cells of a square grid of side ``G``, ``W`` width of the tower's
 features, ``N`` things listed, ``T`` names, ``L`` tokens of a name, ``C`` colours, ``D`` width of
@@ -110,17 +107,16 @@ class ObjectProjector(nn.Module):
         self.spellings = nn.Parameter(torch.zeros(names, pieces, hidden_size))
         self.colour_words = nn.Parameter(torch.zeros(colours, hidden_size))
         self.count_words = nn.Parameter(torch.zeros(most, hidden_size))
-        self.ordinal_words = nn.Parameter(torch.zeros(most, hidden_size))
         self.edge_words = nn.Parameter(torch.zeros(4, hidden_size))
 
     @property
     def num_tokens(self) -> int:
         """Positions that a picture takes."""
-        return self.most * (2 * self.pieces + 4) + 4
+        return self.most * (2 * self.pieces + 2) + 4
 
     def tables(self) -> dict[str, nn.Parameter]:
         """Return the tables of words by their names; the other parameters find and name things."""
-        names = ("spellings", "colour_words", "count_words", "ordinal_words", "edge_words")
+        names = ("spellings", "colour_words", "count_words", "edge_words")
         return {name: self.get_parameter(name) for name in names}
 
     @torch.no_grad()
@@ -149,32 +145,10 @@ class ObjectProjector(nn.Module):
         coloured = (found.colours * here) @ self.colour_words  # [B, N, D]
         counted = self.count_words[(alike(found).sum(2) - 1).clamp(min=0)] * here
         told = torch.stack([coloured, counted], dim=2)  # [B, N, 2, D]
-        across = self._in_order(torch.cat([spelled, told], dim=2), found, axis=0)
-        down = self._in_order(spelled, found, axis=1)
+        across = _in_order(torch.cat([spelled, told], dim=2), found, axis=0)
+        down = _in_order(spelled, found, axis=1)
         left, right, top, bottom = self.edge_words.expand(len(here), -1, -1).tensor_split(4, dim=1)
         return torch.cat([left, across, right, top, down, bottom], dim=1)
-
-    def _in_order(self, told: Tensor, found: FoundObjects, *, axis: int) -> Tensor:
-        """List things by their places along an axis, those that are none last.
-
-        Args:
-            told: What is told of each, [B, N, M, D].
-            found: The things.
-            axis: 0 from left to right, 1 from top to bottom.
-
-        Returns:
-            The same with its rank after each, [B, N · (M + 1), D].
-        """
-        ranks = _ranks(found)  # [B, N, 2]
-        last = (found.present.sum(1) - 1).clamp(min=1)[:, None, None]
-        along = (ranks / last).to(told)[..., None]  # [B, N, 2, 1]
-        near, far = self.edge_words.view(2, 2, -1).unbind(1)  # [2, D]: left and top, right, bottom
-        sides = (near + along * (far - near)).sum(2)  # [B, N, D]
-        ranked = self.ordinal_words[ranks[..., axis]] + sides
-        here = found.present[..., None].to(told)
-        told = torch.cat([told, (ranked * here)[:, :, None]], dim=2)
-        order = ranks[..., axis].argsort(dim=1)
-        return told.take_along_dim(order[:, :, None, None], dim=1).flatten(1, 2)
 
     def scores(self, features: Tensor) -> CellScores:
         """Score each cell of [B, K, W]; errors as above."""
@@ -219,10 +193,19 @@ class ObjectProjector(nn.Module):
         return found._replace(names=together @ names / together.sum(2, keepdim=True).clamp(min=1))
 
 
-def _ranks(found: FoundObjects) -> Tensor:
-    """Count what comes before each along x and y, int64 [B, N, 2]; what is none comes last."""
-    places = found.places.masked_fill(~found.present[..., None], math.inf)
-    return places.argsort(dim=1).argsort(dim=1)
+def _in_order(told: Tensor, found: FoundObjects, *, axis: int) -> Tensor:
+    """List things by their places along an axis, those that are none last.
+
+    Args:
+        told: What is told of each, [B, N, M, D].
+        found: The things.
+        axis: 0 from left to right, 1 from top to bottom.
+
+    Returns:
+        [B, N · M, D].
+    """
+    order = found.places[..., axis].masked_fill(~found.present, math.inf).argsort(dim=1)
+    return told.take_along_dim(order[:, :, None, None], dim=1).flatten(1, 2)
 
 
 def _around(values: Tensor) -> Tensor:

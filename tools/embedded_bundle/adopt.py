@@ -41,7 +41,7 @@ WRITING = (
 OF_MASKS = {"grounding_encoder", "mask_decoder", "training", "generators", "licences"}
 SINCE = {"object_tokens": None, "shared_neck": False}
 """What earlier bundles meant that say nothing of it."""
-MASK_HEADS = ("mask_decoder.", "prompt_projection.")
+DECODER, PROMPTS = "mask_decoder.", "prompt_projection."
 HEADING, SIGHT_HEADING = "## Measured", "## Sight"
 MEASUREMENTS = {
     "routing": (
@@ -130,7 +130,7 @@ def writes_alike(bundle: Path, other: Path) -> bool:
     told = [SINCE | json.loads(text) for text in texts]
     shared = any(config["shared_neck"] for config in told)
     of_masks = OF_MASKS - {"grounding_encoder", "mask_decoder"} if shared else OF_MASKS
-    mask_heads = MASK_HEADS[1:] if shared else MASK_HEADS
+    mask_heads = (PROMPTS,) if shared else (DECODER, PROMPTS)
     configs = [{k: v for k, v in config.items() if k not in of_masks} for config in told]
     heads = [
         {

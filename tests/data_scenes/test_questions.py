@@ -330,6 +330,16 @@ def test_plain_answers_are_right(world, renderer):
     assert min(seen.values()) > 10
 
 
+def test_a_thing_is_named_as_within_a_sentence(world, renderer):
+    """A name has the same tokens there as after other words, which at the start it has not."""
+    asked = questions(world, renderer, questions={"name": 1.0}, turns=2)
+    for number in range(MANY // 4):
+        sample = asked[number]
+        names = {placed.thing.noun.one for placed in sample.pictures[0].arrangement.things}
+        for answer in sample.turns[1::2]:
+            assert answer.text.removeprefix("The ").removesuffix(".") in names
+
+
 def test_shares_of_questions_and_masks(world, renderer):
     row = questions(world, renderer)
     samples = [row[number] for number in range(250)]

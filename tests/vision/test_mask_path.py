@@ -222,7 +222,7 @@ def test_a_picture_may_be_a_list_of_things(efficientnet):
     sight = sight_of(config)
     features = sight.tower_features([picture(40, 30)])
     assert features.shape[1] == sight.tower.num_tokens == 4
-    assert sight.num_tokens == 3 * (2 * 2 + 4) + 4
+    assert sight.num_tokens == 3 * (2 + 2) + 3 * 2 + 4
     assert sight.embeddings(features).shape == (1, sight.num_tokens, WIDTH)
     for cells, most in ((4, 5), (8, 3)):
         sight.tower.num_tokens = cells

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from llmbind_cli.errors import ConfigurationError, IntegrityError, ModelNotFoundError
 from llmbind_cli.training.run import train
+from llmbind_cli.training.start import differing
 
 
 @pytest.fixture
@@ -60,10 +61,23 @@ def test_the_new_bundle_tells_what_it_continues(recipe, tmp_path, earlier):
     )
     manifest = json.loads((tmp_path / "second" / "run.json").read_text())
     assert manifest["start"]["name"].startswith("tiny@")
-    assert manifest["start"]["training"]["steps"] == 5
+    differs = manifest["start"]["differs"]
+    assert differs["/steps"] == 5
+    assert differs["/recipe/model/start"] is None
+    assert "/recipe/optim/lr" not in differs
     assert manifest["recipe"]["model"]["start"] == manifest["start"]["name"]
     card = (tmp_path / "second" / "bundle" / "README.md").read_text()
     assert f"Continues the training of {manifest['start']['name']}" in card
+
+
+def test_only_what_an_earlier_training_had_otherwise_is_told():
+    earlier = {"steps": 5, "recipe": {"data": [{"seed": 1, "kind": "x"}], "a/b~": 2, "same": [3]}}
+    later = {"steps": 5, "recipe": {"data": [{"seed": 4, "kind": "x"}, {"seed": 5}], "same": [3]}}
+    assert differing(earlier, later) == {
+        "/recipe/data/0/seed": 1,
+        "/recipe/data/1": None,
+        "/recipe/a~1b~0": 2,
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -348,20 +349,19 @@ class TrainingRun:
 
     def _describe(self, step: int) -> str:
         """Put the provenance into the model's configuration and return the model card."""
-        self._model.config = dataclasses.replace(
-            self._model.config,
-            training={
-                "llmbind": __version__,
-                "steps": step,
-                "processes": self._processes.size,
-                "dialogues_seen": step * self._batches_a_step * self._recipe.train.batch_size,
-                "dialogues_held_out": len(self._held_out),
-                "sources": self._data.sources,
-                "data_sha256": self._data.sha256,
-                "recipe": self._settings,
-                **({"start": self._start.provenance()} if self._start else {}),
-            },
-        )
+        training: dict[str, Any] = {
+            "llmbind": __version__,
+            "steps": step,
+            "processes": self._processes.size,
+            "dialogues_seen": step * self._batches_a_step * self._recipe.train.batch_size,
+            "dialogues_held_out": len(self._held_out),
+            "sources": self._data.sources,
+            "data_sha256": self._data.sha256,
+            "recipe": self._settings,
+        }
+        if self._start:
+            training["start"] = self._start.provenance(training)
+        self._model.config = dataclasses.replace(self._model.config, training=training)
         return training_card(self._model)
 
     def _report(self) -> None:

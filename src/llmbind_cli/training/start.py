@@ -38,9 +38,53 @@ class Start:
     new_layers: frozenset[int]
     new_modules: frozenset[str]
 
-    def provenance(self) -> dict[str, Any]:
-        """Return what the new bundle tells of this one."""
-        return {"name": self.name, "fingerprint": self.fingerprint, "training": self.training}
+    def provenance(self, training: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the new bundle tells of this one, and of those that this one began from.
+
+        Trainings that go on from one another mostly repeat a recipe. Of each but the last only
+        what differs is told, so that a long chain stays short.
+
+        Args:
+            training: Provenance of the new training itself.
+
+        Returns:
+            ``name``, ``fingerprint``, ``differs`` with the values that this bundle's training had
+            otherwise, each under its JSON pointer (RFC 6901; ``None`` for what it did not have),
+            and ``start`` with the same of the bundle before, where there is one.
+        """
+        own = {key: value for key, value in self.training.items() if key != "start"}
+        told: dict[str, Any] = {"name": self.name, "fingerprint": self.fingerprint}
+        told["differs"] = differing(own, training)
+        if "start" in self.training:
+            told["start"] = self.training["start"]
+        return told
+
+
+def differing(earlier: Any, later: Any, pointer: str = "") -> dict[str, Any]:
+    """Return the leaves of ``earlier`` that ``later`` has otherwise, under JSON pointers.
+
+    What only ``later`` has is there as ``None``.
+    """
+    old, new = _entries(earlier), _entries(later)
+    if old is None or new is None:
+        return {} if earlier == later else {pointer: earlier}
+    found: dict[str, Any] = {}
+    for key in [*old, *(key for key in new if key not in old)]:
+        part = f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}"
+        if key in old and key in new:
+            found |= differing(old[key], new[key], part)
+        else:
+            found[part] = old.get(key)
+    return found
+
+
+def _entries(value: Any) -> dict[str, Any] | None:
+    """Return the entries of an object or a list by their names; ``None`` for anything else."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list | tuple):
+        return {str(place): entry for place, entry in enumerate(value)}
+    return None
 
 
 def find_start(

@@ -269,27 +269,27 @@ def _name(scene: _Scene, _: ArrangementSampler) -> Iterator[_Fact]:
     Answers begin with an article, so that the name in them has the tokens that it has within a
     sentence. At the start of one, as "Accordion", it would have others.
     """
-    queries: list[tuple[str, Query]] = [
-        (words, Query(edge=edge)) for edge, words in _EDGE_WORDS.items()
+    asked: list[tuple[str, str, Query]] = [
+        ("what_is_there", words, Query(edge=edge)) for edge, words in _EDGE_WORDS.items()
     ]
     for seen in scene.objects:
         noun = _called(seen, scene)
         if noun is not None:
             anchor = Query(noun=noun.one.lower())
-            queries += [
-                (f"{words} the {noun.one}", Query(side=side, anchor=anchor))
+            asked += [
+                ("what_is_there", f"{words} the {noun.one}", Query(side=side, anchor=anchor))
                 for side, words in _SIDE_WORDS.items()
             ]
-    queries += [
-        (f"the thing {scene.rng.choice(says)}", Query(quality=quality))
+    asked += [
+        ("what_thing", f"the thing {scene.rng.choice(says)}", Query(quality=quality))
         for quality, says in knowledge().says.items()
     ]
-    scene.rng.shuffle(queries)
-    for words, query in queries:
+    scene.rng.shuffle(asked)
+    for kind, words, query in asked:
         targets = meant(query, scene.objects)
         if len(targets) == 1:
             (target,) = targets
-            yield "what_thing", {"x": words}, f"the {scene.objects[target].names[0].one}"
+            yield kind, {"x": words}, f"the {scene.objects[target].names[0].one}"
 
 
 def _relation(scene: _Scene, _: ArrangementSampler) -> Iterator[_Fact]:

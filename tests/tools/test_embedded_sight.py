@@ -371,13 +371,25 @@ def test_a_bundle_follows_another_whose_decoder_it_has(model, questions):
     assert all(torch.equal(v, decoder[k]) for k, v in other.sight.mask_decoder.state_dict().items())
 
 
+def was_trained(bundle):
+    """Have a bundle tell of a training, as those do that a training wrote."""
+    training = {"steps": 1, "dialogues_seen": 1, "data_sha256": "0", "sources": []}
+    training |= {"parameters_trained": 9, "recipe": {"train": {"seed": 0}}}
+    path = bundle / "llmbind.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"training": training}))
+
+
 def test_a_projector_goes_into_a_bundle_that_sees_alike(model, tmp_path):
     bundle = tmp_path / "bundle"
     save_bundle(model, bundle, card="# Tiny\n", dtype=torch.bfloat16)
+    was_trained(bundle)
     before = load_file(bundle / HEADS_NAME)
     own = {name: head.detach().clone() for name, head in model.sight.heads().items()}
     model.sight.load_heads({name: head + 1 for name, head in own.items()})
-    speaking.give_projector(bundle, model)
+    speaking.give_projector(bundle, model, {"steps": 7})
+    assert json.loads((bundle / "llmbind.json").read_text())["training"]["fitted"] == {
+        "projector": {"steps": 7}
+    }
     for name, head in load_file(bundle / HEADS_NAME).items():
         given = model.sight.heads()[name].bfloat16() if name.startswith("projector.") else None
         assert torch.equal(head, before[name] if given is None else given), name
@@ -385,7 +397,7 @@ def test_a_projector_goes_into_a_bundle_that_sees_alike(model, tmp_path):
     path = bundle / "llmbind.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"segment_prompt": "Cut {}"}))
     with pytest.raises(ValueError, match="sees otherwise"):
-        speaking.give_projector(bundle, model)
+        speaking.give_projector(bundle, model, {})
 
 
 def test_a_fitted_projection_replaces_a_bundle_s_own(tmp_path):
@@ -415,17 +427,13 @@ def test_a_bundle_is_given_another_decoder(model, tmp_path, monkeypatch):
     sight = model.config.sight
     necked = replace(sight, mask_decoder={**sight.mask_decoder, "neck_layers": 1})
     other = build(model.config.language_model.source, sight=necked, tasks=["image", "segment"])
-    training = {"steps": 1, "dialogues_seen": 1, "data_sha256": "0", "sources": []}
-    training["recipe"] = {"train": {"seed": 0}}
-    path = tmp_path / "bundle" / "llmbind.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"training": training}))
+    was_trained(tmp_path / "bundle")
     speaking.give_decoder(tmp_path / "bundle", other, {"steps": 7})
     loaded = load_model(str(tmp_path / "bundle"), device="cpu")
     assert loaded.config.sight.mask_decoder == necked.mask_decoder
-    assert loaded.config.training["mask_decoder"] == {"steps": 7}
-    assert (
-        "Mask decoder and prompt projection: steps 7" in (tmp_path / "bundle/README.md").read_text()
-    )
+    parts = ("mask_decoder", "prompt_projection")
+    assert loaded.config.training["fitted"] == {key: {"steps": 7} for key in parts}
+    assert "- Fitted apart, mask decoder: steps 7\n" in (tmp_path / "bundle/README.md").read_text()
     for name, head in loaded.sight.heads().items():
         giver = model if name.startswith("projector.") else other
         assert torch.equal(head, giver.sight.heads()[name].bfloat16().float()), name

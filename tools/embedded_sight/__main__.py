@@ -156,7 +156,8 @@ def name(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
     )
     if arguments.into is not None:
-        give_projector(arguments.into, model)
+        told = {"tool": "tools/embedded_sight, name", "steps": arguments.steps, "seed": SEED}
+        give_projector(arguments.into, model, told)
 
 
 def speak(arguments: argparse.Namespace) -> None:
@@ -192,17 +193,20 @@ def speak(arguments: argparse.Namespace) -> None:
 def follow(arguments: argparse.Namespace) -> None:
     """Fit a bundle's prompt projection to the prompts of another with the same mask decoder."""
     from embedded_sight.speaking import follow as fit
-    from embedded_sight.speaking import replace_heads
+    from embedded_sight.speaking import give_decoder
     from llmbind_cli.console import console
+    from llmbind_cli.model.bundle_folder import fingerprint, locate_bundle
     from llmbind_cli.model.loader import load_model
 
     model, other = (load_model(str(b), device="cpu") for b in (arguments.bundle, arguments.like))
-    if model.sight is None:
-        raise SystemExit(f"{arguments.bundle} does not see")
     best = fit(model, other, _speaking(_scenes(arguments)), arguments.count)
-    heads = model.sight.heads().items()
-    fitted = {name: head for name, head in heads if name.startswith("prompt_projection.")}
-    replace_heads(arguments.bundle, fitted)
+    told = {
+        "tool": "tools/embedded_sight, follow",
+        "like": f"{other.config.name}@{fingerprint(locate_bundle(str(arguments.like)))[:12]}",
+        "dialogues": arguments.count,
+        "seed": SEED,
+    }
+    give_decoder(arguments.bundle, model, told)
     console.log(f"{best:.3f} of the variance of the other bundle's prompts explained")
 
 

@@ -31,7 +31,7 @@ from llmbind_cli.data.encode import EncodedSample, encode_dialogue
 from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.checkpoint import CARD_NAME
-from llmbind_cli.model.config import CONFIG_NAME, HEADS_NAME, BundleConfig
+from llmbind_cli.model.config import CONFIG_NAME, HEADS_NAME, BundleConfig, SightConfig
 from llmbind_cli.training.model_card import training_card
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.seeing import SeeingCollator
@@ -204,53 +204,57 @@ def give_decoder(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> No
         model: Holds them, and says what the decoder looks at.
         told: What the bundle's provenance is to tell of them.
     """
-    config = BundleConfig.read(bundle)
-    if config.sight is None or model.sight is None or model.config.sight is None:
-        raise ValueError("model and bundle must see")
-    config = dataclasses.replace(
-        config,
-        sight=dataclasses.replace(
-            config.sight,
-            grounding_encoder=model.config.sight.grounding_encoder,
-            mask_decoder=model.config.sight.mask_decoder,
-        ),
-        training={**config.training, "mask_decoder": dict(told)},
+    own, given = _seeing(BundleConfig.read(bundle)), _seeing(model.config)
+    sight = dataclasses.replace(
+        own, grounding_encoder=given.grounding_encoder, mask_decoder=given.mask_decoder
     )
-    given = ("mask_decoder.", "prompt_projection.")
-    replace_heads(
-        bundle,
-        {name: tensor for name, tensor in model.sight.heads().items() if name.startswith(given)},
-        dropped=given,
-    )
-    card = training_card(dataclasses.replace(model, config=config))
-    what = ", ".join(f"{name} {value}" for name, value in told.items())
-    card = card.replace(
-        "\n- Trained parameters",
-        f"\n- Mask decoder and prompt projection: {what}\n- Trained parameters",
-    )
-    for name, text in ((CONFIG_NAME, config.to_json()), (CARD_NAME, card)):
-        payload = text.encode()
-        write_atomically(bundle / name, lambda file, payload=payload: file.write(payload))
+    _give(bundle, model, sight, ("mask_decoder", "prompt_projection"), told)
 
 
-def give_projector(bundle: Path, model: BoundModel) -> None:
+def give_projector(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> None:
     """Put a model's projector into a bundle, in place of its own.
 
     Args:
         bundle: The bundle's folder.
         model: Holds the projector.
+        told: What the bundle's provenance is to tell of it.
 
     Raises:
         ValueError: The bundle's projector reads or lists something else.
     """
-    config = BundleConfig.read(bundle)
-    if config.sight is None or model.config.sight is None:
-        raise ValueError("model and bundle must see")
-    if config.sight != model.config.sight:
+    sight = _seeing(BundleConfig.read(bundle))
+    if sight != model.config.sight:
         raise ValueError(f"{bundle} sees otherwise than the model whose projector it is to get")
-    heads = {} if model.sight is None else model.sight.heads()
-    given = {name: head for name, head in heads.items() if name.startswith("projector.")}
-    replace_heads(bundle, given)
+    _give(bundle, model, sight, ("projector",), told)
+
+
+def _seeing(config: BundleConfig) -> SightConfig:
+    if config.sight is None:
+        raise ValueError(f"{config.name} must see")
+    return config.sight
+
+
+def _give(
+    bundle: Path,
+    model: BoundModel,
+    sight: SightConfig,
+    parts: tuple[str, ...],
+    told: Mapping[str, Any],
+) -> None:
+    """Put a model's heads of the named parts into a bundle, and tell of it there."""
+    if model.sight is None:
+        raise ValueError(f"{model.config.name} must see")
+    config = BundleConfig.read(bundle)
+    fitted = config.training.get("fitted", {}) | {part: dict(told) for part in parts}
+    training = {**config.training, "fitted": fitted}
+    config = dataclasses.replace(config, sight=sight, training=training)
+    starts = tuple(f"{part}." for part in parts)
+    heads = {name: head for name, head in model.sight.heads().items() if name.startswith(starts)}
+    replace_heads(bundle, heads, dropped=starts)
+    card = training_card(dataclasses.replace(model, config=config))
+    for name, text in ((CONFIG_NAME, config.to_json()), (CARD_NAME, card)):
+        payload = text.encode()
+        write_atomically(bundle / name, lambda file, payload=payload: file.write(payload))
 
 
 def follow(model: BoundModel, other: BoundModel, questions: SceneQuestions, count: int) -> float:

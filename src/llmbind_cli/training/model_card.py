@@ -23,10 +23,13 @@ def training_card(model: BoundModel) -> str:
     )
     start = training.get("start")
     began = "" if start is None else f"\n- Continues the training of {start['name']}"
-    trained = sum(p.numel() for p in model.language_model.parameters() if p.requires_grad)
+    fitted = "".join(
+        f"\n- Fitted apart, {part.replace('_', ' ')}: "
+        + ", ".join(f"{name} {value}" for name, value in told.items())
+        for part, told in training.get("fitted", {}).items()
+    )
     sight = ""
-    if model.sight is not None and model.config.sight is not None:
-        trained += sum(p.numel() for p in model.sight.heads().values() if p.requires_grad)
+    if model.config.sight is not None:
         tower, grounding = model.config.sight.vision_tower, model.config.sight.grounding_encoder
         sight = f"\n- Sees with: {tower.family} at {tower.side_px} px"
         if grounding is not None:
@@ -36,8 +39,8 @@ def training_card(model: BoundModel) -> str:
 LoRA-MoE adapters and task-token rows for the frozen language model
 `{model.config.language_model.source}`, trained with llmbind {__version__}.
 
-- Task tokens: {tasks}{sight}
-- Trained parameters: {trained:,}
+- Task tokens: {tasks}{sight}{fitted}
+- Trained parameters: {training["parameters_trained"]:,}
 - Optimizer steps: {training["steps"]}; dialogues seen: {training["dialogues_seen"]}{began}
 - Seed: {training["recipe"]["train"]["seed"]}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.token_rows import attached_rows
 from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.nn.lora_moe import LoraMoeLinear
@@ -61,6 +62,14 @@ class ParameterCounts:
     def adapters(self) -> int:
         """Parameters of the experts, A and B together, without routers and token rows."""
         return sum(self.parts[name].total for name in ADAPTER_PARTS)
+
+
+def count_model(model: BoundModel) -> ParameterCounts:
+    """Count the parameters of a model with its sight, if it has one."""
+    counts = count_parameters(model.language_model)
+    if model.sight is None:
+        return counts
+    return ParameterCounts(parts=counts.parts | count_sight(model.sight).parts)
 
 
 def count_parameters(language_model: nn.Module) -> ParameterCounts:

@@ -42,12 +42,7 @@ from llmbind_cli.training.model_card import training_card
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.optim import Optimization, parameter_groups, total_steps
 from llmbind_cli.training.output_folder import claimed
-from llmbind_cli.training.parameters import (
-    ParameterCounts,
-    count_parameters,
-    count_sight,
-    router_names,
-)
+from llmbind_cli.training.parameters import count_model, router_names
 from llmbind_cli.training.picture_survey import pictures_left_out
 from llmbind_cli.training.plot import PLOT_NAME, plot_run
 from llmbind_cli.training.recipe_model import (
@@ -357,6 +352,7 @@ class TrainingRun:
             "dialogues_held_out": len(self._held_out),
             "sources": self._data.sources,
             "data_sha256": self._data.sha256,
+            "parameters_trained": count_model(self._model).trainable,
             "recipe": self._settings,
         }
         if self._start:
@@ -365,9 +361,7 @@ class TrainingRun:
         return training_card(self._model)
 
     def _report(self) -> None:
-        counts = count_parameters(self._model.language_model)
-        if self._model.sight is not None:
-            counts = ParameterCounts(parts=counts.parts | count_sight(self._model.sight).parts)
+        counts = count_model(self._model)
         lengths = [len(sample.ids) for sample in self._data.samples]
         calls = ", ".join(f"{task} {count}" for task, count in self._data.task_counts().items())
         parts = ", ".join(

@@ -41,13 +41,13 @@ def mix(bundle: Path, earlier: Path, share: float, out: Path) -> None:
         raise ValueError(f"a share lies between 0 and 1, not {share}")
     adapter = mean(load_file(bundle / ADAPTER), load_file(earlier / ADAPTER), share)
     heads, before = load_file(bundle / HEADS_NAME), load_file(earlier / HEADS_NAME)
-    rows = [
+    rows, rows_before = (
         {name: tensor for name, tensor in of.items() if name.startswith(TOKEN_ROWS)}
         for of in (heads, before)
-    ]
+    )
     shutil.copytree(bundle, out)
     save_file(adapter, out / ADAPTER, metadata={"format": "pt"})
-    save_file(heads | mean(*rows, share), out / HEADS_NAME, metadata={"format": "pt"})
+    save_file(heads | mean(rows, rows_before, share), out / HEADS_NAME, metadata={"format": "pt"})
     config = BundleConfig.read(bundle)
     told = {"name": BundleConfig.read(earlier).name, "fingerprint": fingerprint(earlier)}
     training = {**config.training, "mixed_with": told | {"share": share}}

@@ -23,6 +23,8 @@ from embedded_sight.names import Cells, Centres, Names
 from resumable.optimizers import Optimizers
 
 from llmbind_cli.data.batches import Batch, SeenBatch
+from llmbind_cli.data.encode import encode_dialogue
+from llmbind_cli.data.sample import Dialogue, Turn
 from llmbind_cli.data.scenes.arrangements import ArrangementSampler
 from llmbind_cli.data.scenes.colours import NAMES
 from llmbind_cli.data.scenes.pictures import SceneRenderer
@@ -34,6 +36,8 @@ from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.model.config import HEADS_NAME
 from llmbind_cli.nn.object_projector import CellScores, ObjectProjector
+from llmbind_cli.training.objective import LanguageObjective
+from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.training.sight_losses import MaskWeights
 
 SIDE = 64
@@ -316,6 +320,32 @@ def test_the_teacher_adds_its_distance_to_the_loss_of_masks(model, looking):
     alone = super(TaughtObjective, taught).sight_losses(batch, hidden, weights)
     assert with_teacher.mask > alone.mask
     assert not any("reader" in name for name, _ in taught.named_parameters())
+
+
+def test_dialogues_in_words_are_spoken_as_another_bundle_speaks_them(model, questions):
+    """Towards that bundle's distributions, task tokens among them; those with pictures are not."""
+    other = build(
+        model.config.language_model.source, sight=model.config.sight, tasks=["image", "segment"],
+        seed=5,
+    )  # fmt: skip
+    reply = "Here: <gen>a cat</gen>"
+    words = Dialogue(id="w", turns=[Turn("user", "draw a cat"), Turn("assistant", reply)])
+    encoded = [
+        encode_dialogue(one, model.tokenizer, model.token_table, decision_weight=1.0, slot=slot)
+        for one, slot in ((words, None), (questions[0], model.image_slot))
+    ]
+    for kept, alike in ((model, True), (other, False)):
+        objective = TaughtObjective(model, kept=kept, aux_coefficient=0.0)
+        usual = LanguageObjective(model, aux_coefficient=0.0)
+        in_words = SeeingCollator(model.sight)(encoded[:1])
+        objective(in_words).total.backward()
+        trained = [p for p in model.language_model.parameters() if p.grad is not None]
+        largest = max(parameter.grad.abs().max() for parameter in trained)
+        assert bool(largest < 1e-5) is alike
+        model.language_model.zero_grad()
+        seen = SeeingCollator(model.sight)(encoded[1:])
+        assert torch.equal(objective(seen).text, usual(seen).text)
+    assert not any("_kept" in name for name, _ in objective.named_parameters())
 
 
 @pytest.mark.parametrize("taught", [True, False])

@@ -78,6 +78,9 @@ def main() -> None:
     stage.add_argument(
         "--true-lists", action="store_true", help="read what is in a scene, not what is seen"
     )
+    stage.add_argument(
+        "--kept", type=Path, metavar="BUNDLE", help="go on speaking of words alone as it does"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -325,6 +328,7 @@ def join(arguments: argparse.Namespace) -> None:
         output=arguments.output,
         resume=arguments.resume,
         truly_listed=arguments.true_lists,
+        kept=arguments.kept,
     )
     raise SystemExit(code)
 

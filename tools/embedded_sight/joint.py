@@ -7,6 +7,7 @@ knows the reader's prompts, stays as it is.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,13 @@ from embedded_sight.names import Names
 from llmbind_cli.data.batches import Batch
 from llmbind_cli.data.scenes.arrangements import ArrangementSampler
 from llmbind_cli.data.scenes.world import load_world
+from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.bundle_folder import fingerprint, locate_bundle
+from llmbind_cli.model.chat_format import IMAGE_ID
 from llmbind_cli.model.config import BundleConfig, SightConfig
+from llmbind_cli.model.loader import load_model
 from llmbind_cli.nn.object_projector import ObjectProjector
-from llmbind_cli.training.objective import LanguageObjective
+from llmbind_cli.training.objective import LanguageObjective, Losses
 from llmbind_cli.training.run import TrainingRun, train
 from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.training.sight_losses import MaskWeights, SightLosses
@@ -37,28 +42,59 @@ PROMPT_WEIGHT = 2.0
 
 
 class TaughtObjective(LanguageObjective):
-    """The usual losses, and the distance between the model's prompts and the teacher's.
+    """The usual losses, with what the model is to take from others.
 
     Args:
         model: The model that trains.
-        teacher: Reads phrases.
+        teacher: Reads phrases; the distance between the model's prompts and its is one more loss.
+        kept: Speaks of words as the model is to go on speaking: dialogues without pictures train
+            it towards this one's distributions and not towards their ids (Li and Hoiem,
+            "Learning without Forgetting", arXiv 1606.09282).
         settings: Those of :class:`LanguageObjective`.
     """
 
-    def __init__(self, model: Any, teacher: Grounding, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: BoundModel,
+        teacher: Grounding | None = None,
+        kept: BoundModel | None = None,
+        **settings: Any,
+    ) -> None:
+        if kept is not None:
+            settings["talk_target"] = "base"
         super().__init__(model, **settings)
-        self._teacher = [teacher]  # in a list: no part of what trains
+        # In lists: no parts of what trains.
+        self._teacher = [teacher]
+        self._kept = [] if kept is None else [LanguageObjective(kept, aux_coefficient=0.0).eval()]
+        self._head_of_kept = [] if kept is None else [kept.output_head]
+
+    def forward(self, batch: Batch) -> Losses:
+        """Return the losses of a batch."""
+        if self._kept:
+            in_words = ~(batch.input_ids == IMAGE_ID).any(1)
+            batch = dataclasses.replace(batch, is_plain=in_words)
+        return super().forward(batch)
+
+    def base_hidden(self, batch: Batch) -> Tensor:
+        """Return the hidden states of what says how words are spoken of."""
+        return self._kept[0].hidden_states(batch) if self._kept else super().base_hidden(batch)
+
+    def base_probs(self, states: Tensor) -> Tensor:
+        """Return the distributions that such states mean."""
+        if not self._kept:
+            return super().base_probs(states)
+        return self._head_of_kept[0](states).float().softmax(-1)
 
     def sight_losses(self, batch: Batch, hidden: Tensor, weights: MaskWeights) -> SightLosses:
         """Return the losses of masks, the teacher's among them."""
         losses = super().sight_losses(batch, hidden, weights)
-        seen = batch.seen
-        if losses.mask is None or seen is None:
+        seen, (teacher,) = batch.seen, self._teacher
+        if losses.mask is None or seen is None or teacher is None:
             return losses
         states = hidden[seen.places[:, 0], seen.places[:, 1]]
         prompts = self.sight.prompt_projection(states.float()).float()
         with torch.no_grad():
-            taught = self._teacher[0].prompts(list(seen.phrases)).float()
+            taught = teacher.prompts(list(seen.phrases)).float()
         distance = functional.mse_loss(prompts, taught) / taught.var().clamp(min=1e-6)
         return SightLosses(mask=losses.mask + PROMPT_WEIGHT * distance, box=losses.box)
 
@@ -95,15 +131,24 @@ class TaughtRun(TrainingRun):
         recipe: The recipe.
         work: Folder of the earlier stages.
         truly_listed: Let the language model read what is in a scene, not what the projector sees.
+        kept: Bundle whose way to speak of words alone is to be kept.
         settings: Those of :class:`TrainingRun`.
     """
 
     def __init__(
-        self, recipe: Any, *, work: Path, model: Any, truly_listed: bool = False, **settings: Any
+        self,
+        recipe: Any,
+        *,
+        work: Path,
+        model: Any,
+        truly_listed: bool = False,
+        kept: Path | None = None,
+        **settings: Any,
     ) -> None:
         start = settings.get("start")
         sees = start is not None and can_see(start)
         self._teacher = take_first_stages(model, work, start)
+        self._kept = None if kept is None else load_model(str(kept), device="cpu", dtype="float32")
         fitted = work / "projection.pt"
         if fitted.exists() or not sees:
             state = torch.load(fitted, weights_only=True)
@@ -113,19 +158,22 @@ class TaughtRun(TrainingRun):
         if isinstance(model.sight.projector, ObjectProjector):
             model.sight.projector.requires_grad_(False)
         super().__init__(recipe, model=model, **settings)
+        self._settings["joint"] = {"true_lists": truly_listed}
+        if kept is not None:
+            digest = fingerprint(locate_bundle(str(kept)))
+            self._settings["joint"]["kept"] = f"{self._kept.config.name}@{digest[:12]}"
         if truly_listed:
             known = ArrangementSampler(load_world(), 0).known
             embedding = model.language_model.get_input_embeddings()
             self._collated = TrueLists(model.sight, Names(embedding, model.tokenizer, known))
 
     def objective(self) -> LanguageObjective:
-        """Return the usual objective, with a teacher where there is one."""
+        """Return the usual objective, with what others teach."""
         usual = super().objective()
-        if self._teacher is None:
-            return usual
         return TaughtObjective(
             self._model,
             self._teacher,
+            self._kept,
             aux_coefficient=usual.aux_coefficient,
             talk_target=usual.talk_target,
             masks=usual.masks,
@@ -182,13 +230,14 @@ def train_jointly(
     output: Path | None,
     resume: bool,
     truly_listed: bool = False,
+    kept: Path | None = None,
 ) -> int:
-    """Run the recipe with the teacher; return the exit code of ``llmbind train``."""
+    """Run the recipe with its teachers; return the exit code of ``llmbind train``."""
     return train(
         recipe,
         overrides=overrides,
         output=output,
         resume=resume,
         device="cpu",
-        make_run=partial(TaughtRun, work=work, truly_listed=truly_listed),
+        make_run=partial(TaughtRun, work=work, truly_listed=truly_listed, kept=kept),
     )

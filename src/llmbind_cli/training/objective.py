@@ -175,11 +175,22 @@ class LanguageObjective(nn.Module):
         plain = batch.is_plain.nonzero().squeeze(1)
         if len(plain) == 0:
             plain = plain.new_zeros(1)  # this process only keeps the others company
-        with without_adapter(self.language_model):
-            hidden = self.hidden_states(batch.select(plain))
+        hidden = self.base_hidden(batch.select(plain))
         place = torch.cumsum(batch.is_plain, 0) - 1  # dialogue of the batch → among the plain ones
         at = place[positions // width] * width + positions % width
         return hidden[:, :-1].flatten(0, 1)[at]
+
+    def base_hidden(self, batch: Batch) -> Tensor:
+        """Return the last hidden states ``[B, T, D]`` of the base for dialogues in words alone."""
+        with without_adapter(self.language_model):
+            return self.hidden_states(batch)
+
+    def base_probs(self, states: Tensor) -> Tensor:
+        """Return the distributions ``[M, V]`` that the base's hidden states ``[M, D]`` mean."""
+        logits = self._model.output_head(states).float()
+        logits[:, self._model.output_head.token_ids] = float("-inf")  # the base knows no task
+        probs: Tensor = logits.softmax(-1)
+        return probs
 
     def _towards_ids(self, states: Tensor, targets: Tensor, *, most: int) -> Tensor:
         """Return the cross-entropy of ``M`` ids, in nats, ``[M]``."""
@@ -194,14 +205,11 @@ class LanguageObjective(nn.Module):
         self, states: Tensor, base_states: Tensor, targets: Tensor, *, most: int
     ) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy towards the base's distribution, and that of the ids."""
-        unsaid = self._model.output_head.token_ids  # no task token is anything the base could say
 
         def chunk(states: Tensor, base_states: Tensor, targets: Tensor) -> Tensor:
             log_probs = self._model.output_head(states).float().log_softmax(-1)  # [ROWS, V]
             with torch.no_grad():
-                base = self._model.output_head(base_states).float()
-                base[:, unsaid] = float("-inf")
-                base = base.softmax(-1)
+                base = self.base_probs(base_states)
             of_ids = log_probs.detach().gather(1, targets[:, None])[:, 0]
             return torch.stack([-(base * log_probs).sum(-1), -of_ids])  # [2, ROWS]
 

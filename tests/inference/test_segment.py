@@ -16,8 +16,11 @@ from tiny_vision import light_sight, picture, sam_sight, save_clip, save_efficie
 from llmbind_cli import app
 from llmbind_cli.data.rle import decode_runs, runs_from_text
 from llmbind_cli.inference import planner
+from llmbind_cli.inference.requests import Request
+from llmbind_cli.model.chat_format import ChatTurn
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.model.decode import Reply
+from llmbind_cli.model.loader import load_model
 from llmbind_cli.tokens import encode_reply_text
 
 TASKS = ["image", "segment", "detect"]
@@ -311,6 +314,26 @@ def test_an_instruction_is_put_as_the_bundle_learned_it(bundle, photo, tmp_path,
     (other / "llmbind.json").write_text(json.dumps(fields | {"segment_prompt": "Cut out {}!"}))
     assert run(photo, "the cat", "--model", other, "--out", tmp_path / "out") == 3
     assert "Cut out the cat!" in heard[0]
+
+
+def test_where_no_picture_is_nothing_can_be_pointed_at(bundle, photo, monkeypatch):
+    """A reply to words alone may not mark anything; in a conversation it may be about a drawing."""
+    allowed = []
+
+    def decode(*_, tasks, **_options):
+        allowed.extend(tasks)
+        return [Reply(ids=[], finished=True) for _ in tasks]
+
+    monkeypatch.setattr(planner, "decode", decode)
+    drawn = (ChatTurn("user", "draw a cat"), ChatTurn("assistant", "<gen>a cat</gen>"))
+    requests = [
+        Request(id="1", prompt="mark the cat"),
+        Request(id="2", prompt="mark the cat", images=(photo,)),
+        Request(id="3", prompt="mark the cat", history=drawn),
+        Request(id="4", prompt="the cat", images=(photo,), modality="segment"),
+    ]
+    list(planner.Planner(load_model(str(bundle), device="cpu"), max_new_tokens=4).plan(requests))
+    assert allowed == [{"image"}, None, None, {"segment", "detect"}]
 
 
 def test_image_and_requests_exclude_each_other(bundle, photo):

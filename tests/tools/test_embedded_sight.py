@@ -409,6 +409,21 @@ def was_trained(bundle):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"training": training}))
 
 
+def test_prompts_go_into_a_bundle_and_nothing_else_does(model, tmp_path):
+    bundle = tmp_path / "bundle"
+    save_bundle(model, bundle, card="# Tiny\n", dtype=torch.float32)
+    was_trained(bundle)
+    before = load_file(bundle / HEADS_NAME)
+    own = {name: head.detach().clone() for name, head in model.sight.heads().items()}
+    model.sight.load_heads({name: head + 1 for name, head in own.items()})
+    speaking.give_prompts(bundle, model, {"dialogues": 3})
+    model.sight.load_heads(own)
+    for name, head in load_file(bundle / HEADS_NAME).items():
+        is_prompt = name.startswith("prompt_projection.")
+        assert torch.equal(head, own[name] + 1 if is_prompt else before[name]), name
+    assert "- Fitted apart, prompt projection: dialogues 3\n" in (bundle / "README.md").read_text()
+
+
 def test_a_projector_goes_into_a_bundle_that_sees_alike(model, tmp_path):
     bundle = tmp_path / "bundle"
     save_bundle(model, bundle, card="# Tiny\n", dtype=torch.bfloat16)

@@ -30,6 +30,10 @@ def bundles(tmp_path, monkeypatch):
     model = build(save_base(tmp_path / "base", "llama"))
     for bundle in (earlier, later):
         save_bundle(model, bundle, card="# Tiny\n", dtype=torch.bfloat16)
+    training = {"steps": 1, "dialogues_seen": 1, "data_sha256": "0", "sources": []}
+    training |= {"parameters_trained": 9, "recipe": {"train": {"seed": 0}}}
+    config = json.loads((later / "llmbind.json").read_text())
+    (later / "llmbind.json").write_text(json.dumps(config | {"training": training}))
     for name in (ADAPTER, HEADS):
         more = {key: tensor + 1 for key, tensor in load_file(later / name).items()}
         save_file(more | ({"other.weight": torch.ones(2)} if name == HEADS else {}), later / name)
@@ -57,6 +61,8 @@ def test_the_bundle_tells_what_it_was_mixed_with(bundles, tmp_path):
     mix(later, earlier, 0.25, tmp_path / "out")
     told = json.loads((tmp_path / "out" / "llmbind.json").read_text())["training"]["mixed_with"]
     assert told == {"name": "tiny", "fingerprint": fingerprint(earlier), "share": 0.25}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"a share of 0.25 of those of tiny@{fingerprint(earlier)[:12]}\n" in card
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 25.0])

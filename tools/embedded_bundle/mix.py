@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmbind_cli.model.bundle_folder import fingerprint
+from llmbind_cli.model.checkpoint import CARD_NAME
 from llmbind_cli.model.config import CONFIG_NAME, HEADS_NAME, BundleConfig
+from llmbind_cli.training.model_card import training_card
 
 ADAPTER = "adapter/adapter_model.safetensors"
 TOKEN_ROWS = "token_rows."
@@ -51,9 +53,9 @@ def mix(bundle: Path, earlier: Path, share: float, out: Path) -> None:
     config = BundleConfig.read(bundle)
     told = {"name": BundleConfig.read(earlier).name, "fingerprint": fingerprint(earlier)}
     training = {**config.training, "mixed_with": told | {"share": share}}
-    (out / CONFIG_NAME).write_text(
-        dataclasses.replace(config, training=training).to_json(), encoding="utf-8"
-    )
+    config = dataclasses.replace(config, training=training)
+    (out / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
+    (out / CARD_NAME).write_text(training_card(config), encoding="utf-8")
 
 
 def mean(

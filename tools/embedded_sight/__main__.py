@@ -196,7 +196,7 @@ def speak(arguments: argparse.Namespace) -> None:
 def follow(arguments: argparse.Namespace) -> None:
     """Fit a bundle's prompt projection to the prompts of another with the same mask decoder."""
     from embedded_sight.speaking import follow as fit
-    from embedded_sight.speaking import give_decoder
+    from embedded_sight.speaking import give_prompts
     from llmbind_cli.console import console
     from llmbind_cli.model.bundle_folder import fingerprint, locate_bundle
     from llmbind_cli.model.loader import load_model
@@ -209,7 +209,7 @@ def follow(arguments: argparse.Namespace) -> None:
         "dialogues": arguments.count,
         "seed": SEED,
     }
-    give_decoder(arguments.bundle, model, told)
+    give_prompts(arguments.bundle, model, told)
     console.log(f"{best:.3f} of the variance of the other bundle's prompts explained")
 
 

@@ -211,6 +211,17 @@ def give_decoder(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> No
     _give(bundle, model, sight, ("mask_decoder", "prompt_projection"), told)
 
 
+def give_prompts(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> None:
+    """Put a model's prompt projection into a bundle, whose mask decoder it has.
+
+    Args:
+        bundle: The bundle's folder.
+        model: Holds the projection.
+        told: What the bundle's provenance is to tell of it.
+    """
+    _give(bundle, model, _seeing(BundleConfig.read(bundle)), ("prompt_projection",), told)
+
+
 def give_projector(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> None:
     """Put a model's projector into a bundle, in place of its own.
 
@@ -251,7 +262,7 @@ def _give(
     starts = tuple(f"{part}." for part in parts)
     heads = {name: head for name, head in model.sight.heads().items() if name.startswith(starts)}
     replace_heads(bundle, heads, dropped=starts)
-    card = training_card(dataclasses.replace(model, config=config))
+    card = training_card(config)
     for name, text in ((CONFIG_NAME, config.to_json()), (CARD_NAME, card)):
         payload = text.encode()
         write_atomically(bundle / name, lambda file, payload=payload: file.write(payload))

@@ -147,7 +147,7 @@ class Planner:
             _Prompt(
                 ids=ids,
                 opening=self._opening(requests[index]),
-                tasks=_tasks(requests[index].modality),
+                tasks=self._tasks(requests[index]),
                 seed=seeds[index],
                 images=images,
             )
@@ -205,6 +205,19 @@ class Planner:
         pairs = [token for token in fixed if token.payload is not Payload.HIDDEN_STATE]
         return tuple(table.ids[token.open] for token in pairs)
 
+    def _tasks(self, request: Request) -> frozenset[str] | None:
+        """Return what a reply may call: whoever names a modality gets nothing else.
+
+        To a first message without a picture there is nothing to point at.
+        """
+        if request.modality in _POINTING:
+            return _POINTING
+        if request.modality is not None:
+            return frozenset({request.modality})
+        if request.images or request.earlier_images or request.history:
+            return None
+        return frozenset(token.task for token in self._model.token_table.tokens) - _POINTING
+
     def _decode(self, prompts: Sequence[_Prompt]) -> list[Reply | LlmbindError]:
         """Decode; halve the batch when memory runs out (fault 38), down to single requests."""
         try:
@@ -261,10 +274,3 @@ class Planner:
             return call
         phrase = phrase_before(ids, call.position, self._model.tokenizer, self._model.token_table)
         return dataclasses.replace(call, prompt=phrase or prompt)
-
-
-def _tasks(modality: str | None) -> frozenset[str] | None:
-    """Return what a reply may call: whoever names a modality gets nothing else."""
-    if modality is None:
-        return None
-    return _POINTING if modality in _POINTING else frozenset({modality})

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 
 from llmbind_cli import __version__
-from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.config import BundleConfig
 
 
-def training_card(model: BoundModel) -> str:
-    """Return the card's text: what was trained, on what, with which recipe.
+def training_card(config: BundleConfig) -> str:
+    """Return the card of a bundle: what was trained, on what, with which recipe.
 
     Figures of quality are not on it: they are measured afterwards, on data that this training
     never saw.
     """
-    training = model.config.training
-    tasks = ", ".join(f"`{t.open}` {t.task}" for t in model.token_table.tokens)
+    training = config.training
+    tasks = ", ".join(f"`{t.open}` {t.task}" for t in config.tokens)
     sources = "\n".join(
         f"- {s['name']} ({s['kind']}): {s['dialogues']} dialogues"
         + "".join(f"\n  - {name}, sha256 {digest}" for name, digest in s["files"].items())
@@ -23,21 +23,24 @@ def training_card(model: BoundModel) -> str:
     )
     start = training.get("start")
     began = "" if start is None else f"\n- Continues the training of {start['name']}"
+    if mixed := training.get("mixed_with"):
+        other = f"{mixed['name']}@{mixed['fingerprint'][:12]}"
+        began += f"\n- Its weights are mixed with a share of {mixed['share']} of those of {other}"
     fitted = "".join(
         f"\n- Fitted apart, {part.replace('_', ' ')}: "
         + ", ".join(f"{name} {value}" for name, value in told.items())
         for part, told in training.get("fitted", {}).items()
     )
     sight = ""
-    if model.config.sight is not None:
-        tower, grounding = model.config.sight.vision_tower, model.config.sight.grounding_encoder
+    if config.sight is not None:
+        tower, grounding = config.sight.vision_tower, config.sight.grounding_encoder
         sight = f"\n- Sees with: {tower.family} at {tower.side_px} px"
         if grounding is not None:
             sight += f"; cuts out with: {grounding.family} at {grounding.side_px} px"
-    return f"""# {model.config.name}
+    return f"""# {config.name}
 
 LoRA-MoE adapters and task-token rows for the frozen language model
-`{model.config.language_model.source}`, trained with llmbind {__version__}.
+`{config.language_model.source}`, trained with llmbind {__version__}.
 
 - Task tokens: {tasks}{sight}{fitted}
 - Trained parameters: {training["parameters_trained"]:,}
@@ -58,5 +61,5 @@ Hash over the encoded samples: {training["data_sha256"]}
 
 ## Licences
 
-{chr(10).join(f"- {part}: {name}" for part, name in model.config.licences.items())}
+{chr(10).join(f"- {part}: {name}" for part, name in config.licences.items())}
 """

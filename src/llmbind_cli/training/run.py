@@ -358,7 +358,7 @@ class TrainingRun:
         if self._start:
             training["start"] = self._start.provenance(training)
         self._model.config = dataclasses.replace(self._model.config, training=training)
-        return training_card(self._model)
+        return training_card(self._model.config)
 
     def _report(self) -> None:
         counts = count_model(self._model)

@@ -325,7 +325,10 @@ def test_where_no_picture_is_nothing_can_be_pointed_at(bundle, photo, monkeypatc
         return [Reply(ids=[], finished=True) for _ in tasks]
 
     monkeypatch.setattr(planner, "decode", decode)
-    drawn = (ChatTurn("user", "draw a cat"), ChatTurn("assistant", "<gen>a cat</gen>"))
+    drawn = (
+        ChatTurn(role="user", content="draw a cat"),
+        ChatTurn(role="assistant", content="<gen>a cat</gen>"),
+    )
     requests = [
         Request(id="1", prompt="mark the cat"),
         Request(id="2", prompt="mark the cat", images=(photo,)),

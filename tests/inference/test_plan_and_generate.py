@@ -104,7 +104,11 @@ def test_a_fixed_modality_opens_the_reply(llmbind_generate, replies):
 
 @pytest.mark.parametrize(
     ("modality", "allowed"),
-    [(None, None), ("video", {"video"}), ("segment", {"segment", "detect"})],
+    [
+        (None, {"image", "edit", "video", "audio"}),
+        ("video", {"video"}),
+        ("segment", {"segment", "detect"}),
+    ],
 )
 def test_a_fixed_modality_leaves_no_other_task(bound, monkeypatch, modality, allowed):
     asked = {}

@@ -340,6 +340,14 @@ def test_a_thing_is_named_as_within_a_sentence(world, renderer):
             assert answer.text.removeprefix("The ").removesuffix(".") in names
 
 
+def test_what_a_use_tells_is_not_asked_for_as_a_place(world, renderer):
+    asked = questions(world, renderer, questions={"name": 1.0}, turns=4)
+    prompts = [turn.text.lower() for n in range(MANY // 4) for turn in asked[n].turns[::2]]
+    uses = [prompt for prompt in prompts if "the thing " in prompt]
+    assert uses
+    assert not [prompt for prompt in uses if "see the thing" in prompt or "stands the" in prompt]
+
+
 def test_shares_of_questions_and_masks(world, renderer):
     row = questions(world, renderer)
     samples = [row[number] for number in range(250)]

@@ -404,41 +404,37 @@ def test_a_bundle_follows_another_whose_decoder_it_has(model, questions):
 def was_trained(bundle):
     """Have a bundle tell of a training, as those do that a training wrote."""
     training = {"steps": 1, "dialogues_seen": 1, "data_sha256": "0", "sources": []}
-    training |= {"parameters_trained": 9, "recipe": {"train": {"seed": 0}}}
+    training["recipe"] = {"train": {"seed": 0}}  # no count of parameters, as in earlier bundles
     path = bundle / "llmbind.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"training": training}))
 
 
-def test_prompts_go_into_a_bundle_and_nothing_else_does(model, tmp_path):
-    bundle = tmp_path / "bundle"
-    save_bundle(model, bundle, card="# Tiny\n", dtype=torch.float32)
-    was_trained(bundle)
-    before = load_file(bundle / HEADS_NAME)
-    own = {name: head.detach().clone() for name, head in model.sight.heads().items()}
-    model.sight.load_heads({name: head + 1 for name, head in own.items()})
-    speaking.give_prompts(bundle, model, {"dialogues": 3})
-    model.sight.load_heads(own)
-    for name, head in load_file(bundle / HEADS_NAME).items():
-        is_prompt = name.startswith("prompt_projection.")
-        assert torch.equal(head, own[name] + 1 if is_prompt else before[name]), name
-    assert "- Fitted apart, prompt projection: dialogues 3\n" in (bundle / "README.md").read_text()
-
-
-def test_a_projector_goes_into_a_bundle_that_sees_alike(model, tmp_path):
+@pytest.mark.parametrize(
+    ("give", "part"),
+    [(speaking.give_prompts, "prompt_projection"), (speaking.give_projector, "projector")],
+)
+def test_a_part_goes_into_a_bundle_and_nothing_else_does(model, tmp_path, give, part):
     bundle = tmp_path / "bundle"
     save_bundle(model, bundle, card="# Tiny\n", dtype=torch.bfloat16)
     was_trained(bundle)
     before = load_file(bundle / HEADS_NAME)
     own = {name: head.detach().clone() for name, head in model.sight.heads().items()}
     model.sight.load_heads({name: head + 1 for name, head in own.items()})
-    speaking.give_projector(bundle, model, {"steps": 7})
-    assert json.loads((bundle / "llmbind.json").read_text())["training"]["fitted"] == {
-        "projector": {"steps": 7}
-    }
-    for name, head in load_file(bundle / HEADS_NAME).items():
-        given = model.sight.heads()[name].bfloat16() if name.startswith("projector.") else None
-        assert torch.equal(head, before[name] if given is None else given), name
+    give(bundle, model, {"steps": 7})
     model.sight.load_heads(own)
+    for name, head in load_file(bundle / HEADS_NAME).items():
+        given = (own[name] + 1).bfloat16() if name.startswith(f"{part}.") else before[name]
+        assert torch.equal(head, given), name
+    training = json.loads((bundle / "llmbind.json").read_text())["training"]
+    assert training["fitted"] == {part: {"steps": 7}}
+    told = f"- Fitted apart, {part.replace('_', ' ')}: steps 7\n"
+    assert told in (bundle / "README.md").read_text()
+
+
+def test_a_projector_is_refused_by_a_bundle_that_sees_otherwise(model, tmp_path):
+    bundle = tmp_path / "bundle"
+    save_bundle(model, bundle, card="# Tiny\n", dtype=torch.bfloat16)
+    was_trained(bundle)
     path = bundle / "llmbind.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"segment_prompt": "Cut {}"}))
     with pytest.raises(ValueError, match="sees otherwise"):

@@ -60,9 +60,10 @@ def test_the_bundle_tells_what_it_was_mixed_with(bundles, tmp_path):
     later, earlier = bundles
     mix(later, earlier, 0.25, tmp_path / "out")
     told = json.loads((tmp_path / "out" / "llmbind.json").read_text())["training"]["mixed_with"]
-    assert told == {"name": "tiny", "fingerprint": fingerprint(earlier), "share": 0.25}
+    digest = fingerprint(earlier)
+    assert told == {"name": f"tiny@{digest[:12]}", "fingerprint": digest, "share": 0.25}
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"a share of 0.25 of those of tiny@{fingerprint(earlier)[:12]}\n" in card
+    assert f"a share of 0.25 of those of tiny@{digest[:12]}\n" in card
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 25.0])

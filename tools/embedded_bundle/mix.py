@@ -47,15 +47,17 @@ def mix(bundle: Path, earlier: Path, share: float, out: Path) -> None:
         {name: tensor for name, tensor in of.items() if name.startswith(TOKEN_ROWS)}
         for of in (heads, before)
     )
+    heads |= mean(rows, rows_before, share)
+    config, digest = BundleConfig.read(bundle), fingerprint(earlier)
+    name = f"{BundleConfig.read(earlier).name}@{digest[:12]}"
+    told = {"name": name, "fingerprint": digest, "share": share}
+    config = dataclasses.replace(config, training={**config.training, "mixed_with": told})
+    card = training_card(config)
     shutil.copytree(bundle, out)
     save_file(adapter, out / ADAPTER, metadata={"format": "pt"})
-    save_file(heads | mean(rows, rows_before, share), out / HEADS_NAME, metadata={"format": "pt"})
-    config = BundleConfig.read(bundle)
-    told = {"name": BundleConfig.read(earlier).name, "fingerprint": fingerprint(earlier)}
-    training = {**config.training, "mixed_with": told | {"share": share}}
-    config = dataclasses.replace(config, training=training)
+    save_file(heads, out / HEADS_NAME, metadata={"format": "pt"})
     (out / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
-    (out / CARD_NAME).write_text(training_card(config), encoding="utf-8")
+    (out / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def mean(

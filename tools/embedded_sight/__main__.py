@@ -159,7 +159,8 @@ def name(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
     )
     if arguments.into is not None:
-        told = {"tool": "tools/embedded_sight, name", "steps": arguments.steps, "seed": SEED}
+        steps = torch.load(arguments.work / "projector.pt", weights_only=True)["step"]
+        told = {"tool": "tools/embedded_sight, name", "steps": steps, "seed": SEED}
         give_projector(arguments.into, model, told)
 
 
@@ -198,14 +199,15 @@ def follow(arguments: argparse.Namespace) -> None:
     from embedded_sight.speaking import follow as fit
     from embedded_sight.speaking import give_prompts
     from llmbind_cli.console import console
-    from llmbind_cli.model.bundle_folder import fingerprint, locate_bundle
     from llmbind_cli.model.loader import load_model
 
     model, other = (load_model(str(b), device="cpu") for b in (arguments.bundle, arguments.like))
+    if model.sight is None:
+        raise SystemExit(f"{arguments.bundle} does not see")
     best = fit(model, other, _speaking(_scenes(arguments)), arguments.count)
     told = {
         "tool": "tools/embedded_sight, follow",
-        "like": f"{other.config.name}@{fingerprint(locate_bundle(str(arguments.like)))[:12]}",
+        "like": other.name,
         "dialogues": arguments.count,
         "seed": SEED,
     }

@@ -1,8 +1,9 @@
-"""The joint training, with the reader of phrases as a teacher beside the usual losses.
+"""The joint training, with teachers beside the usual losses.
 
-``llmbind train`` does everything here but one thing: the prompts that the language model's ``seg``
-states become are drawn towards those that the reader makes of the same words. The decoder, which
-knows the reader's prompts, stays as it is.
+``llmbind train`` does everything here but two things. The prompts that the language model's ``seg``
+states become are drawn towards those that the reader of phrases makes of the same words; the
+decoder, which knows the reader's prompts, stays as it is. And what is said of words alone can be
+drawn towards what another bundle says.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from llmbind_cli.data.batches import Batch
 from llmbind_cli.data.scenes.arrangements import ArrangementSampler
 from llmbind_cli.data.scenes.world import load_world
 from llmbind_cli.model.bound_model import BoundModel
-from llmbind_cli.model.bundle_folder import fingerprint, locate_bundle
 from llmbind_cli.model.chat_format import IMAGE_ID
 from llmbind_cli.model.config import BundleConfig, SightConfig
 from llmbind_cli.model.loader import load_model
@@ -63,27 +63,30 @@ class TaughtObjective(LanguageObjective):
         if kept is not None:
             settings["talk_target"] = "base"
         super().__init__(model, **settings)
-        # In lists: no parts of what trains.
-        self._teacher = [teacher]
-        self._kept = [] if kept is None else [LanguageObjective(kept, aux_coefficient=0.0).eval()]
-        self._head_of_kept = [] if kept is None else [kept.output_head]
+        self._teacher, self._kept = [teacher], [kept]  # in lists: no parts of what trains
 
     def forward(self, batch: Batch) -> Losses:
         """Return the losses of a batch."""
-        if self._kept:
+        if self._kept[0] is not None:
             in_words = ~(batch.input_ids == IMAGE_ID).any(1)
             batch = dataclasses.replace(batch, is_plain=in_words)
         return super().forward(batch)
 
     def base_hidden(self, batch: Batch) -> Tensor:
         """Return the hidden states of what says how words are spoken of."""
-        return self._kept[0].hidden_states(batch) if self._kept else super().base_hidden(batch)
+        (kept,) = self._kept
+        if kept is None:
+            return super().base_hidden(batch)
+        return LanguageObjective(kept, aux_coefficient=0.0).hidden_states(batch)
 
     def base_probs(self, states: Tensor) -> Tensor:
         """Return the distributions that such states mean."""
-        if not self._kept:
-            return super().base_probs(states)
-        return self._head_of_kept[0](states).float().softmax(-1)
+        (kept,) = self._kept
+        return (
+            super().base_probs(states)
+            if kept is None
+            else kept.output_head(states).float().softmax(-1)
+        )
 
     def sight_losses(self, batch: Batch, hidden: Tensor, weights: MaskWeights) -> SightLosses:
         """Return the losses of masks, the teacher's among them."""
@@ -159,9 +162,8 @@ class TaughtRun(TrainingRun):
             model.sight.projector.requires_grad_(False)
         super().__init__(recipe, model=model, **settings)
         self._settings["joint"] = {"true_lists": truly_listed}
-        if kept is not None:
-            digest = fingerprint(locate_bundle(str(kept)))
-            self._settings["joint"]["kept"] = f"{self._kept.config.name}@{digest[:12]}"
+        if self._kept is not None:
+            self._settings["joint"]["kept"] = self._kept.name
         if truly_listed:
             known = ArrangementSampler(load_world(), 0).known
             embedding = model.language_model.get_input_embeddings()

@@ -261,8 +261,8 @@ def _give(
     config = dataclasses.replace(config, sight=sight, training=training)
     starts = tuple(f"{part}." for part in parts)
     heads = {name: head for name, head in model.sight.heads().items() if name.startswith(starts)}
-    replace_heads(bundle, heads, dropped=starts)
     card = training_card(config)
+    replace_heads(bundle, heads, dropped=starts)
     for name, text in ((CONFIG_NAME, config.to_json()), (CARD_NAME, card)):
         payload = text.encode()
         write_atomically(bundle / name, lambda file, payload=payload: file.write(payload))

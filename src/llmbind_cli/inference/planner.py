@@ -214,7 +214,7 @@ class Planner:
             return _POINTING
         if request.modality is not None:
             return frozenset({request.modality})
-        if request.images or request.earlier_images or request.history:
+        if request.images or request.history:
             return None
         return frozenset(token.task for token in self._model.token_table.tokens) - _POINTING
 

@@ -24,13 +24,15 @@ def training_card(config: BundleConfig) -> str:
     start = training.get("start")
     began = "" if start is None else f"\n- Continues the training of {start['name']}"
     if mixed := training.get("mixed_with"):
-        other = f"{mixed['name']}@{mixed['fingerprint'][:12]}"
-        began += f"\n- Its weights are mixed with a share of {mixed['share']} of those of {other}"
+        share, other = mixed["share"], mixed["name"]
+        began += f"\n- Its weights are mixed with a share of {share} of those of {other}"
     fitted = "".join(
         f"\n- Fitted apart, {part.replace('_', ' ')}: "
         + ", ".join(f"{name} {value}" for name, value in told.items())
         for part, told in training.get("fitted", {}).items()
     )
+    count = training.get("parameters_trained")  # bundles of before this was counted lack it
+    trained = "" if count is None else f"\n- Trained parameters: {count:,}"
     sight = ""
     if config.sight is not None:
         tower, grounding = config.sight.vision_tower, config.sight.grounding_encoder
@@ -42,8 +44,7 @@ def training_card(config: BundleConfig) -> str:
 LoRA-MoE adapters and task-token rows for the frozen language model
 `{config.language_model.source}`, trained with llmbind {__version__}.
 
-- Task tokens: {tasks}{sight}{fitted}
-- Trained parameters: {training["parameters_trained"]:,}
+- Task tokens: {tasks}{sight}{fitted}{trained}
 - Optimizer steps: {training["steps"]}; dialogues seen: {training["dialogues_seen"]}{began}
 - Seed: {training["recipe"]["train"]["seed"]}
 

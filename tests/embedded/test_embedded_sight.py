@@ -66,13 +66,21 @@ def test_masks_follow_the_words(mask, instruction, side):
     assert left > 0.9 if side == "left" else left < 0.1
 
 
-@pytest.mark.parametrize("question", ["Is there an apple?", "What colour is the car?"])
-def test_questions_get_words_alone(model, picture, question):
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Is there an apple?", "Yes."),
+        ("Is there a dog in the picture?", "No."),
+        ("How many cars are there?", "One."),
+        ("What is to the left of the car?", "The apple."),
+    ],
+)
+def test_questions_get_answers_in_words(model, picture, question, answer):
     request = Request(id="1", prompt=question, images=(picture,))
     (plan,) = Planner(model, max_new_tokens=48).plan([request])
     assert plan.error is None
     assert plan.calls == ()
-    assert plan.reply
+    assert plan.reply == answer
 
 
 def test_who_writes_words_only_needs_no_vision_network(embedded_base, monkeypatch):

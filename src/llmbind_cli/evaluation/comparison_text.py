@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmbind_cli.evaluation.report_text import aligned, cell, gate_rule, number
+from llmbind_cli.evaluation.report_text import (
+    aligned,
+    cell,
+    failed_gates,
+    gate_rule,
+    gate_table,
+    number,
+)
 
 if TYPE_CHECKING:
     from llmbind_cli.evaluation.comparison import Comparison, DifferenceEntry
@@ -28,10 +35,8 @@ def table(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """Return the comparison for a comment on a pull request."""
-    failed = sum(not gate.passed for gate in comparison.gates)
-    state = f": {failed} of {len(comparison.gates)} gates failed" if failed else ""
     lines = [
-        f"## llmbind eval, B minus A{state}",
+        f"## llmbind eval, B minus A{failed_gates(comparison.gates)}",
         "",
         "| metric | A | B | B − A | 95 % interval | |",
         "|---|---:|---:|---:|---:|---|",
@@ -41,13 +46,7 @@ def markdown(comparison: Comparison) -> str:
         f"{_interval(e)} | {_bold(e)} |"
         for name, e in comparison.metrics.items()
     ]
-    if comparison.gates:
-        lines += ["", "| gate on B − A | value | |", "|---|---:|---|"]
-        lines += [
-            f"| {cell(gate.metric)} {gate.rule} {gate.bound:.6g} | {number(gate.value)} | "
-            f"{'passed' if gate.passed else '**failed**'} |"
-            for gate in comparison.gates
-        ]
+    lines += gate_table(comparison.gates, heading="gate on B − A")
     notes = [
         f"- {cell(name)}: {cell(note)}"
         for name, entry in comparison.metrics.items()

@@ -58,10 +58,8 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> list[str]:
 
 def markdown(report: Report) -> str:
     """Return the report for a comment on a pull request."""
-    failed = sum(not gate.passed for gate in report.gates)
-    state = f": {failed} of {len(report.gates)} gates failed" if failed else ""
     lines = [
-        f"## llmbind eval{state}",
+        f"## llmbind eval{failed_gates(report.gates)}",
         "",
         "| metric | value | 95 % interval | n |",
         "|---|---:|---:|---:|",
@@ -71,13 +69,7 @@ def markdown(report: Report) -> str:
         f"{entry.n} |"
         for name, entry in report.metrics.items()
     ]
-    if report.gates:
-        lines += ["", "| gate | value | |", "|---|---:|---|"]
-        lines += [
-            f"| {cell(gate.metric)} {gate.rule} {gate.bound:.6g} | {number(gate.value)} | "
-            f"{'passed' if gate.passed else '**failed**'} |"
-            for gate in report.gates
-        ]
+    lines += gate_table(report.gates, heading="gate")
     notes = [
         f"- {cell(name)}: {cell(note)}"
         for name, entry in report.metrics.items()
@@ -91,6 +83,24 @@ def markdown(report: Report) -> str:
     facts = ", ".join(f"{name} {version}" for name, version in report.environment.items())
     lines += ["", f"Seed {report.protocol.seed}; {cell(facts)}."]
     return "\n".join(lines) + "\n"
+
+
+def failed_gates(gates: Sequence[GateEntry]) -> str:
+    """Tell how many gates failed, for the end of a heading; empty where none did."""
+    failed = sum(not gate.passed for gate in gates)
+    return f": {failed} of {len(gates)} gates failed" if failed else ""
+
+
+def gate_table(gates: Sequence[GateEntry], *, heading: str) -> list[str]:
+    """Return gates as the lines of a Markdown table after an empty one; none without gates."""
+    if not gates:
+        return []
+    rows = [
+        f"| {cell(gate.metric)} {gate.rule} {gate.bound:.6g} | {number(gate.value)} | "
+        f"{'passed' if gate.passed else '**failed**'} |"
+        for gate in gates
+    ]
+    return ["", f"| {heading} | value | |", "|---|---:|---|", *rows]
 
 
 def junit(report: Report) -> bytes:

@@ -82,6 +82,27 @@ def test_generated_and_forced_states_are_one(model, request_with_reply, monkeypa
     assert not np.allclose(first, second, atol=1e-2)
 
 
+def test_a_conversation_gets_the_same_states_beside_longer_and_failing_ones(
+    model, request_with_reply
+):
+    """What is padded or fails beside it changes nothing."""
+    longer = dataclasses.replace(request_with_reply, id="2", prompt="mark both of them, please")
+    without = dataclasses.replace(request_with_reply, id="3", reply=None)
+    plans = list(
+        TeacherForcedPlanner(model, max_new_tokens=16).plan([request_with_reply, without, longer])
+    )
+    assert [plan.request.id for plan in plans] == ["1", "3", "2"]
+    assert [plan.error is None for plan in plans] == [True, False, True]
+    for plan in (plans[0], plans[2]):
+        alone = forced(model, plan.request)
+        assert plan.ids == alone.ids
+        assert plan.states
+        for place in plan.states:
+            np.testing.assert_allclose(
+                state_of_text(plan.states[place]), state_of_text(alone.states[place]), atol=1e-4
+            )
+
+
 def test_each_token_is_tied_to_the_words_before_it(model, request_with_reply):
     plan = forced(model, request_with_reply)
     assert [(call.task, call.prompt) for call in plan.calls] == [

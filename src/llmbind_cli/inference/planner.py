@@ -18,7 +18,7 @@ from llmbind_cli.inference.dispatch import item_seed
 from llmbind_cli.inference.requests import Request
 from llmbind_cli.inference.states import text_of_state
 from llmbind_cli.model.bound_model import BoundModel
-from llmbind_cli.model.chat_format import ChatTurn, encode_chat
+from llmbind_cli.model.chat_format import ChatTurn, EncodedChat, encode_chat
 from llmbind_cli.model.decode import Reply, check_length, decode
 from llmbind_cli.model.vision.sight import DETECT, SEGMENT
 from llmbind_cli.tokens import (
@@ -82,8 +82,18 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Prompt:
-    ids: list[int]
+class Prompt:
+    """A request as the model reads it.
+
+    Attributes:
+        chat: The conversation as ids.
+        opening: Ids that the reply is made to start with.
+        tasks: What the reply may call; ``None`` for all tasks of the bundle.
+        seed: The item's seed.
+        images: The conversation's pictures in order, each as embeddings ``[K, D]``.
+    """
+
+    chat: EncodedChat
     opening: tuple[int, ...]
     tasks: frozenset[str] | None
     seed: int
@@ -131,35 +141,40 @@ class Planner:
 
     def _plan_batch(self, requests: Sequence[Request]) -> list[Plan]:
         started = time.monotonic()
-        prompts: dict[int, list[int]] = {}
+        chats: dict[int, EncodedChat] = {}
         pictures: dict[int, list[Image]] = {}
         plans: dict[int, Plan] = {}
         seeds = [item_seed(self._run_seed, r.id) if r.seed is None else r.seed for r in requests]
         for index, request in enumerate(requests):
             try:
-                ids = self._encode(request)
+                chat = self._encode(request)
                 pictures[index] = self._read_pictures(request)
-                prompts[index] = ids
+                chats[index] = chat
             except InputDataError as error:
                 plans[index] = Plan(request=request, seed=seeds[index], error=error)
-        seen = self._look_at([pictures[index] for index in prompts])
-        jobs = [
-            _Prompt(
-                ids=ids,
+        seen = self._look_at([pictures[index] for index in chats])
+        prompts = [
+            Prompt(
+                chat=chat,
                 opening=self._opening(requests[index]),
                 tasks=self._tasks(requests[index]),
                 seed=seeds[index],
                 images=images,
             )
-            for (index, ids), images in zip(prompts.items(), seen, strict=True)
+            for (index, chat), images in zip(chats.items(), seen, strict=True)
         ]
-        replies = self._decode(jobs)
+        replies = self._answer(prompts)
         share = (time.monotonic() - started) / max(1, len(requests))
-        for index, reply in zip(prompts, replies, strict=True):
+        for index, reply in zip(chats, replies, strict=True):
             plans[index] = self._decide(requests[index], seeds[index], reply, share)
         return [plans[index] for index in range(len(requests))]
 
-    def _encode(self, request: Request) -> list[int]:
+    def _encode(self, request: Request) -> EncodedChat:
+        """Encode a conversation.
+
+        Raises:
+            InputDataError: There is nothing to answer, or no room for the reply.
+        """
         if not request.prompt.strip():
             raise InputDataError(f"{request.id}: the prompt is empty")
         chat = encode_chat(
@@ -170,7 +185,7 @@ class Planner:
             slot=self._model.image_slot,
         )
         check_length(self._model, chat.ids, self._max_new_tokens)
-        return chat.ids
+        return chat
 
     def _turns(self, request: Request) -> list[ChatTurn]:
         """Return the conversation; an instruction to cut out is put as the bundle learned it."""
@@ -218,28 +233,30 @@ class Planner:
             return None
         return frozenset(token.task for token in self._model.token_table.tokens) - _POINTING
 
-    def _decode(self, prompts: Sequence[_Prompt]) -> list[Reply | LlmbindError]:
-        """Decode; halve the batch when memory runs out (fault 38), down to single requests."""
+    def _answer(self, prompts: Sequence[Prompt]) -> list[Reply | LlmbindError]:
+        """Reply; halve the batch when memory runs out (fault 38), down to single requests."""
         try:
-            return list(
-                decode(
-                    self._model,
-                    [prompt.ids for prompt in prompts],
-                    max_new_tokens=self._max_new_tokens,
-                    temperature=self._temperature,
-                    seeds=[prompt.seed for prompt in prompts],
-                    openings=[prompt.opening for prompt in prompts],
-                    images=[prompt.images for prompt in prompts],
-                    tasks=[prompt.tasks for prompt in prompts],
-                    on_token=self._on_token,
-                )
-            )
+            return list(self._replies(prompts))
         except torch.OutOfMemoryError:
             if len(prompts) == 1:
                 return [TemporaryError("the device ran out of memory on this request alone")]
             half = len(prompts) // 2
             torch.cuda.empty_cache()
-            return self._decode(prompts[:half]) + self._decode(prompts[half:])
+            return self._answer(prompts[:half]) + self._answer(prompts[half:])
+
+    def _replies(self, prompts: Sequence[Prompt]) -> list[Reply]:
+        """Return what the model says to each."""
+        return decode(
+            self._model,
+            [prompt.chat.ids for prompt in prompts],
+            max_new_tokens=self._max_new_tokens,
+            temperature=self._temperature,
+            seeds=[prompt.seed for prompt in prompts],
+            openings=[prompt.opening for prompt in prompts],
+            images=[prompt.images for prompt in prompts],
+            tasks=[prompt.tasks for prompt in prompts],
+            on_token=self._on_token,
+        )
 
     def _decide(
         self, request: Request, seed: int, reply: Reply | LlmbindError, seconds: float

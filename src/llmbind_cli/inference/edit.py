@@ -112,11 +112,7 @@ def _decide(
     request: Request, options: ModelOptions, *, max_new_tokens: int, run_seed: int
 ) -> tuple[str, list[Job]]:
     """Let the language model say the instruction in the generator's words."""
-    model = options.load()
-    from llmbind_cli.inference.planner import Planner
-
-    planner = Planner(model, max_new_tokens=max_new_tokens, run_seed=run_seed)
-    (plan,) = planner.plan([request])
+    model, plan = options.ask(request, max_new_tokens=max_new_tokens, run_seed=run_seed)
     if plan.error is not None:
         raise plan.error
     other = [call.task for call in plan.calls if call.task != "edit"]

@@ -91,12 +91,10 @@ def _run_one(request: Request, settings: BatchSettings, options: ModelOptions) -
     with exclusive_lock(folder.lock, wait_s=settings.wait_s):
         name, decision = None, None
         if not settings.direct:
-            bound = options.load()
-            from llmbind_cli.inference.planner import Planner
-
+            bound, plan = options.ask(
+                request, max_new_tokens=settings.max_new_tokens, run_seed=settings.seed
+            )
             name = bound.name
-            planner = Planner(bound, max_new_tokens=settings.max_new_tokens, run_seed=settings.seed)
-            (plan,) = planner.plan([request])
             decision = Decision.of(plan)
         jobs = jobs_of(request, decision, settings) or []
         registry = options.generators(settings.generators)

@@ -14,6 +14,8 @@ from llmbind_cli.model.bundle_folder import locate_bundle
 from llmbind_cli.model.config import BundleConfig
 
 if TYPE_CHECKING:
+    from llmbind_cli.inference.planner import Plan
+    from llmbind_cli.inference.requests import Request
     from llmbind_cli.model.bound_model import BoundModel
 
 
@@ -46,6 +48,17 @@ class ModelOptions:
             from llmbind_cli.model.loader import load_model
 
         return load_model(self.model, device=self.device, dtype=self.dtype, offline=self.offline)
+
+    def ask(
+        self, request: Request, *, max_new_tokens: int, run_seed: int
+    ) -> tuple[BoundModel, Plan]:
+        """Load the bundle and ask it one thing; return it with what it decides."""
+        model = self.load()
+        from llmbind_cli.inference.planner import Planner
+
+        planner = Planner(model, max_new_tokens=max_new_tokens, run_seed=run_seed)
+        (plan,) = planner.plan([request])
+        return model, plan
 
     def folder(self) -> Path:
         """Return the bundle's directory."""

@@ -129,11 +129,7 @@ def _point(
     seed: int,
 ) -> list[ResultLine]:
     """Ask the model, and carry out what its reply points at."""
-    model = options.load()
-    from llmbind_cli.inference.planner import Planner
-
-    planner = Planner(model, max_new_tokens=max_new_tokens, run_seed=seed)
-    (plan,) = planner.plan([request])
+    model, plan = options.ask(request, max_new_tokens=max_new_tokens, run_seed=seed)
     decision = Decision.of(plan).restricted_to(SIGHT_TASKS)
     if decision.error is not None or not decision.calls:
         line = decision.line_without_call(request, run_seed=seed, model=model.name)

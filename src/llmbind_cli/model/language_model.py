@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmbind_cli.errors import IntegrityError, UnavailableError
+from llmbind_cli.model.pretrained import load_pretrained
 from llmbind_cli.nn.device import choose_dtype
 
 _WITHIN_LLAVA = {
@@ -36,35 +35,25 @@ def load_language_model(directory: Path, *, device: torch.device, dtype: str) ->
             nothing is initialised at random (fault 32).
         UnavailableError: Quantised loading without CUDA or bitsandbytes.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": choose_dtype(dtype, device)}
     if dtype in ("int8", "int4"):
         options |= _quantized(dtype, device)
-    with quiet_transformers():
-        try:
-            whole = AutoConfig.from_pretrained(directory, local_files_only=True)
-            if whole.model_type == "llava":
-                options |= {"config": whole.text_config, "key_mapping": _WITHIN_LLAVA}
-            model, info = AutoModelForCausalLM.from_pretrained(
-                directory,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise IntegrityError(
-                f"{directory}: the language model does not load: {error}"
-            ) from error
-    absent = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
-    if absent:
-        raise IntegrityError(
-            f"{directory}: {len(absent)} weights are missing or of another shape, "
-            f"the first: {absent[0]}"
-        )
+    model = load_pretrained(
+        AutoModelForCausalLM,
+        directory,
+        what="the language model",
+        part_of=_language_half,
+        **options,
+    )
     return model.to(device) if "quantization_config" not in options else model
+
+
+def _language_half(config: Any) -> dict[str, Any]:
+    if config.model_type != "llava":
+        return {}
+    return {"config": config.text_config, "key_mapping": _WITHIN_LLAVA}
 
 
 def _quantized(dtype: str, device: torch.device) -> dict[str, Any]:
@@ -107,17 +96,3 @@ def load_tokenizer(directory: Path) -> Any:
     if len(tokenizer) < 100:
         raise IntegrityError(f"{directory}: the tokenizer has only {len(tokenizer)} entries")
     return tokenizer
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from listing the other half of a file as weights that it did not use."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

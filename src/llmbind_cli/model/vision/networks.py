@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from llmbind_cli.errors import ConfigurationError, IntegrityError
 from llmbind_cli.model.config import VisionNetwork
-from llmbind_cli.model.language_model import quiet_transformers
+from llmbind_cli.model.pretrained import load_pretrained
 from llmbind_cli.model.vision.grounding import (
     EfficientNetGrounding,
     GroundingEncoder,
@@ -271,32 +271,26 @@ def _load_transformer(folder: Path, family: str, dtype: torch.dtype) -> nn.Modul
         "siglip": transformers.SiglipVisionModel,
         "sam": transformers.SamVisionModel,
     }[family]
+    network: nn.Module = load_pretrained(
+        vision_class,
+        folder,
+        what=f"the {family} network",
+        part_of=lambda config: _vision_half(config, family, folder),
+        dtype=dtype,
+    )
+    return network
+
+
+def _vision_half(config: Any, family: str, folder: Path) -> dict[str, Any]:
+    """Return the options that take the vision network out of a folder's configuration.
+
+    Raises:
+        IntegrityError: It is of another family.
+    """
     options: dict[str, Any] = {}
-    with quiet_transformers():
-        try:
-            whole = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-            if whole.model_type == "llava":
-                options = {"config": whole.vision_config, "key_mapping": _WITHIN_LLAVA}
-            found = options.get("config", getattr(whole, "vision_config", whole)).model_type
-            if found.split("_")[0] != family:
-                raise IntegrityError(f"{folder}: holds a {found}, not a {family} network")
-            network, info = vision_class.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=dtype,
-                output_loading_info=True,
-                **options,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise IntegrityError(
-                f"{folder}: the {family} network does not load: {error}"
-            ) from error
-    absent = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
-    if absent:
-        raise IntegrityError(
-            f"{folder}: {len(absent)} weights of the {family} network are missing or of another "
-            f"shape, the first: {absent[0]}"
-        )
-    loaded: nn.Module = network
-    return loaded
+    if config.model_type == "llava":
+        options = {"config": config.vision_config, "key_mapping": _WITHIN_LLAVA}
+    found = options.get("config", getattr(config, "vision_config", config)).model_type
+    if found.split("_")[0] != family:
+        raise IntegrityError(f"{folder}: holds a {found}, not a {family} network")
+    return options

@@ -10,10 +10,9 @@ from llmbind_cli.errors import InputDataError
 from llmbind_cli.evaluation.faults import FaultList
 from llmbind_cli.evaluation.media_set import (
     json_lines,
-    last_lines,
-    manifests_of,
     normalised,
     require_same_ids,
+    result_lines,
 )
 from llmbind_cli.evaluation.scores import FamilyScores, Panel, Score, interval_of
 
@@ -67,17 +66,13 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def _replies(path: Path) -> dict[str, str]:
-    manifests = manifests_of(path)
-    if not manifests:
-        raise InputDataError(f"{path}: answers are scored from a manifest, or a folder with one")
     replies: dict[str, str] = {}
     faults = FaultList(place=str(path))
-    for manifest in manifests:
-        for place, fields in last_lines(manifest):
-            if not isinstance(fields.get("reply"), str):
-                faults.add(f"{place}: {fields['id']} has no reply, status {fields.get('status')}")
-                continue
-            replies[normalised(fields["id"])] = fields["reply"]
+    for place, fields in result_lines(path, scored="answers"):
+        if not isinstance(fields.get("reply"), str):
+            faults.add(f"{place}: {fields['id']} has no reply, status {fields.get('status')}")
+            continue
+        replies[normalised(fields["id"])] = fields["reply"]
     faults.raise_if_any()
     return replies
 

@@ -14,10 +14,9 @@ from llmbind_cli.evaluation.faults import FaultList
 from llmbind_cli.evaluation.mask_set import read_mask_set
 from llmbind_cli.evaluation.media_set import (
     json_lines,
-    last_lines,
-    manifests_of,
     normalised,
     require_same_ids,
+    result_lines,
 )
 from llmbind_cli.evaluation.scores import FamilyScores, Score, interval_of
 
@@ -60,20 +59,16 @@ def score_emission(predictions: Path, references: Path, *, seed: int) -> FamilyS
 
 
 def _emitted(path: Path) -> dict[str, bool]:
-    manifests = manifests_of(path)
-    if not manifests:
-        raise InputDataError(f"{path}: emission is scored from a manifest, or a folder with one")
     emitted: dict[str, bool] = {}
     faults = FaultList(place=str(path))
-    for manifest in manifests:
-        for place, fields in last_lines(manifest):
-            status = fields.get("status")
-            if status not in _STATUSES:
-                faults.add(f"{place}: {fields['id']} has the status {status}")
-                continue
-            item = normalised(fields["id"])
-            made = status == "ok" and fields.get("task") == _SEGMENT
-            emitted[item] = made or emitted.get(item, False)
+    for place, fields in result_lines(path, scored="emission"):
+        status = fields.get("status")
+        if status not in _STATUSES:
+            faults.add(f"{place}: {fields['id']} has the status {status}")
+            continue
+        item = normalised(fields["id"])
+        made = status == "ok" and fields.get("task") == _SEGMENT
+        emitted[item] = made or emitted.get(item, False)
     faults.raise_if_any()
     return emitted
 

@@ -187,6 +187,23 @@ def last_lines(manifest: Path) -> list[tuple[str, dict[str, Any]]]:
     return list(kept.values())
 
 
+def result_lines(path: Path, *, scored: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the lines that count of the manifests of a path, each with its place.
+
+    Args:
+        path: A manifest, or a folder with some.
+        scored: What they tell, for messages.
+
+    Raises:
+        InputDataError: There is no manifest.
+    """
+    manifests = manifests_of(path)
+    if not manifests:
+        raise InputDataError(f"{path}: to score {scored}, give a manifest, or a folder with one")
+    for manifest in manifests:
+        yield from last_lines(manifest)
+
+
 def files_of_line(fields: dict[str, Any], folder: Path, place: str) -> Iterator[tuple[str, Path]]:
     """Yield id and file of each file of a manifest's line.
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from resumable.muon import Muon
+
 
 class Optimizers:
     """Two optimizers that step as one.
 
-    Matrices, and convolutions read as matrices, learn by Muon (Jordan et al.,
-    kellerjordan.github.io/posts/muon). Its updates are scaled to the size of AdamW's (arXiv
-    2502.16982), so that one learning rate serves both.
+    Matrices, and convolutions read as matrices, learn by Muon, whose updates have the size of
+    AdamW's, so that one learning rate serves both.
 
     Args:
         parameters: What learns.
@@ -36,9 +37,7 @@ class Optimizers:
         rest = [p for p in learning if id(p) not in taken]
         # Views: what Muon writes into them is written into the networks.
         self._flat = [nn.Parameter(matrix.data.flatten(1)) for matrix in self._matrices]
-        self._muon = torch.optim.Muon(
-            self._flat, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        self._muon = Muon(self._flat, weight_decay=weight_decay)
         self._adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=weight_decay)
 
     def step(self, lr: float) -> None:

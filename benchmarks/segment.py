@@ -107,7 +107,7 @@ def prompt_once(model: BoundModel, photo: Image.Image, state: torch.Tensor) -> f
         model.pictures.embeddings([photo])
         maps = model.pictures.maps(photo)
         logits = model.sight.mask_logits(maps, state, torch.zeros(1, dtype=torch.long))
-        model.sight.frame(photo).masks(logits)
+        model.sight.masks(photo, logits)
     return time.perf_counter() - began
 
 

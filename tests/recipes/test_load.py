@@ -18,6 +18,7 @@ from llmbind_cli.recipes.picture_schema import MASKED_KINDS
 from llmbind_cli.recipes.schema import Recipe
 from llmbind_cli.recipes.sight_schema import (
     FeatureCacheSection,
+    MaskFilterSection,
     NetworkSection,
     ObjectTokensSection,
     SightSection,
@@ -262,6 +263,7 @@ def test_the_manual_page_names_every_key_and_no_other():
         expected[heading] = {key for table in tables for key in table.model_fields}
     expected["[sight]"] = set(SightSection.model_fields)
     expected["[sight.vision_tower]"] = set(NetworkSection.model_fields)
+    expected["[sight.mask_filter]"] = set(MaskFilterSection.model_fields)
     expected["[sight.object_tokens]"] = set(ObjectTokensSection.model_fields)
     expected["[sight.cache]"] = set(FeatureCacheSection.model_fields)
     found = {name: set(re.findall(r"`(\w+)`", row)) for name, row in rows.items()}

@@ -70,6 +70,7 @@ def test_a_decoder_whose_neck_the_projector_reads_is_no_part_of_the_masks(bundle
     ("file", "key", "alike"),
     [
         ("llmbind.json", "mask_decoder", True),
+        ("llmbind.json", "mask_filter", True),
         ("llmbind.json", "vision_tower", False),
         ("llmbind.json", "object_tokens", False),
         ("llmbind.json", "shared_neck", False),

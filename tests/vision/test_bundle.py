@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -14,7 +15,7 @@ from tiny_vision import light_sight, picture, sam_sight, save_efficientnet
 from llmbind_cli.errors import ConfigurationError, IntegrityError
 from llmbind_cli.model.chat_format import IMAGE_ID, ChatTurn, ImageSlot, encode_chat
 from llmbind_cli.model.checkpoint import restore_weights, save_bundle
-from llmbind_cli.model.config import BundleConfig, SightConfig, VisionNetwork
+from llmbind_cli.model.config import BundleConfig, MaskFilter, SightConfig, VisionNetwork
 from llmbind_cli.model.decode import decode
 from llmbind_cli.model.loader import load_model
 from llmbind_cli.model.prompt_reading import number_images
@@ -29,7 +30,10 @@ def base(tmp_path_factory):
 
 @pytest.fixture(params=["sam", "light"])
 def sighted(base, clip, sam, efficientnet, request):
-    config = sam_sight(clip, sam) if request.param == "sam" else light_sight(efficientnet)
+    light = dataclasses.replace(
+        light_sight(efficientnet), mask_filter=MaskFilter(radius=2, eps=1e-4)
+    )
+    config = sam_sight(clip, sam) if request.param == "sam" else light
     return build(base, sight=config, tasks=TASKS)
 
 

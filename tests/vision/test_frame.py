@@ -43,6 +43,18 @@ def test_a_half_picture_comes_back_as_the_half():
     assert not masks[0, :, 104:].any()
 
 
+def test_the_cells_that_show_the_picture_are_cut_out():
+    frame = Frame(width=200, height=100, side_px=64)
+    logits = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(frame.cut(logits), logits[:, :8])
+    assert Frame(width=7, height=300, side_px=64).cut(logits).shape == (2, 16, 1)
+    slope = torch.arange(16.0).expand(1, 16, 16) + 0.5  # 16 over the square
+    (cut,) = Frame(width=60, height=100, side_px=64).cut(slope)  # 38 px wide: 9.5 cells
+    assert cut.shape == (16, 10)
+    torch.testing.assert_close(cut[0, 1:], (torch.arange(1, 10) + 0.5) * 0.95)
+    assert frame.cut(logits[:0]).shape == (0, 8, 16)
+
+
 def test_no_masks_are_an_empty_stack():
     assert Frame(width=5, height=4, side_px=8).masks(torch.zeros(0, 2, 2)).shape == (0, 4, 5)
 

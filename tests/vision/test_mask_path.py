@@ -6,12 +6,13 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 from tiny_vision import build_sam, light_sight, picture, sam_sight
 from torch.nn import functional
 from transformers import SamModel
 
 from llmbind_cli.errors import ConfigurationError, IntegrityError
-from llmbind_cli.model.config import ObjectTokens
+from llmbind_cli.model.config import MaskFilter, ObjectTokens
 from llmbind_cli.model.vision.picture_memory import PictureMemory
 from llmbind_cli.model.vision.sam_mask_decoder import take_sam_decoder
 from llmbind_cli.model.vision.sight import Sight, load_sight
@@ -106,6 +107,29 @@ def test_the_light_decoder_answers_on_its_finest_map(light_bundle):
     assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
     logits = light_bundle.mask_logits(maps, states(1), torch.zeros(1, dtype=torch.long))
     assert logits.shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 40)])
+def test_masks_may_end_where_the_colours_of_the_picture_do(light_bundle, size):
+    image = Image.new("RGB", size, (40, 160, 60))
+    image.paste((200, 30, 30), (0, 0, 25, size[1]))  # the thing: all that is left of column 25
+    cells = light_bundle.frame(image).content[0] * 16 // 64
+    logits = torch.full((1, 16, 16), -4.0)
+    logits[:, :, : round(25 / size[0] * cells)] = 4.0
+    sight = light_bundle
+    assert torch.equal(sight.masks(image, logits), sight.frame(image).masks(logits))
+    sight.config = dataclasses.replace(sight.config, mask_filter=MaskFilter(radius=2, eps=1e-5))
+    (mask,) = sight.masks(image, logits)
+    assert mask.shape == (size[1], size[0])
+    assert mask[:, :25].all()
+    assert not mask[:, 25:].any()
+    assert sight.masks(image, logits[:0]).shape == (0, size[1], size[0])
+
+
+@pytest.mark.parametrize(("radius", "eps"), [(0, 1e-5), (3, 0.0)])
+def test_a_filter_without_windows_or_without_a_ridge_is_refused(radius, eps):
+    with pytest.raises(ValueError, match="mask_filter must have a radius ≥ 1 and an eps > 0"):
+        MaskFilter(radius=radius, eps=eps)
 
 
 def test_the_light_decoder_can_learn_two_masks_from_two_prompts():

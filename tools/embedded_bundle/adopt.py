@@ -38,7 +38,14 @@ WRITING = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-OF_MASKS = {"grounding_encoder", "mask_decoder", "training", "generators", "licences"}
+OF_MASKS = {
+    "grounding_encoder",
+    "mask_decoder",
+    "mask_filter",
+    "training",
+    "generators",
+    "licences",
+}
 SINCE = {"object_tokens": None, "shared_neck": False}
 """What earlier bundles meant that say nothing of it."""
 DECODER, PROMPTS = "mask_decoder.", "prompt_projection."

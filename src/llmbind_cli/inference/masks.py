@@ -159,7 +159,7 @@ class MaskMaker:
         with torch.no_grad():
             image_of = torch.zeros(len(states), dtype=torch.long, device=states.device)
             logits = sight.mask_logits(memory.maps(picture), states, image_of)
-            masks = sight.frame(picture).masks(logits).cpu().numpy()
+            masks = sight.masks(picture, logits).cpu().numpy()
         return [self._mask_file(r, mask) for r, mask in zip(requests, masks, strict=True)]
 
     def _boxes(self, requests: Sequence[GeneratorRequest]) -> list[GenerationOutcome]:

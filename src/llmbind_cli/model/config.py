@@ -85,6 +85,23 @@ class ObjectTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskFilter:
+    """How masks are brought to the edges of their picture (:mod:`llmbind_cli.nn.guided_filter`).
+
+    Attributes:
+        radius: Of a window, in cells of the mask decoder, ≥ 1.
+        eps: Variance of colours, from 0 to 1, below which a window is smoothed, > 0.
+    """
+
+    radius: int
+    eps: float
+
+    def __post_init__(self) -> None:
+        if self.radius < 1 or self.eps <= 0:
+            raise ValueError(f"mask_filter must have a radius ≥ 1 and an eps > 0, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SightConfig:
     """What a bundle sees with.
 
@@ -94,6 +111,8 @@ class SightConfig:
             pictures and cuts nothing out.
         mask_decoder: Settings of the light decoder that goes with EfficientNet; that of Segment
             Anything is as its encoder's own configuration says.
+        mask_filter: How its masks are brought to the edges of the picture; ``None`` for masks as
+            the decoder gives them.
         projector_layers: Linear layers between the tower and the LLM, 1 or 2.
         object_tokens: What the projector lists; ``None`` for one token a cell of the tower.
         shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
@@ -106,6 +125,7 @@ class SightConfig:
     vision_tower: VisionNetwork
     grounding_encoder: VisionNetwork | None = None
     mask_decoder: dict[str, Any] = field(default_factory=dict)
+    mask_filter: MaskFilter | None = None
     projector_layers: int = 2
     object_tokens: ObjectTokens | None = None
     shared_neck: bool = False
@@ -204,4 +224,6 @@ def _pop_sight(fields: dict[str, Any]) -> SightConfig | None:
     found["image_marks"] = tuple(found.get("image_marks", ()))
     if found.get("object_tokens") is not None:
         found["object_tokens"] = ObjectTokens(**found["object_tokens"])
+    if found.get("mask_filter") is not None:
+        found["mask_filter"] = MaskFilter(**found["mask_filter"])
     return SightConfig(**found)

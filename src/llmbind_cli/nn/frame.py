@@ -41,6 +41,30 @@ class Frame:
         scale = self.side_px / max(self.width, self.height)
         return max(1, int(self.width * scale + 0.5)), max(1, int(self.height * scale + 0.5))
 
+    def cut(self, mask_logits: Tensor) -> Tensor:
+        """Cut mask logits to the picture, in cells about as large as they have.
+
+        Args:
+            mask_logits: Float, [M, h, w], over the whole square at any resolution.
+
+        Returns:
+            [M, rows, columns], over the whole picture, bilinear; the numbers of rows and columns
+            are ≥ 1.
+        """
+        width, height = self.content
+        down, across = mask_logits.shape[1] / self.side_px, mask_logits.shape[2] / self.side_px
+        rows, columns = max(1, int(down * height + 0.5)), max(1, int(across * width + 0.5))
+        device = mask_logits.device
+        places = torch.empty(rows, columns, 2, device=device)  # -1 to 1 over the square
+        places[..., 0] = (torch.arange(columns, device=device) + 0.5) / columns * width
+        places[..., 1] = ((torch.arange(rows, device=device) + 0.5) / rows * height)[:, None]
+        return functional.grid_sample(
+            mask_logits[None].float(),
+            (places * (2 / self.side_px) - 1)[None],
+            padding_mode="border",
+            align_corners=False,
+        )[0]
+
     def restore(self, mask_logits: Tensor) -> Tensor:
         """Bring mask logits over the square into the frame of the picture.
 

@@ -76,6 +76,18 @@ class ObjectTokensSection(Section):
     pieces: int = Field(default=3, ge=1)
 
 
+class MaskFilterSection(Section):
+    """``[sight.mask_filter]``: masks brought to the edges of their picture.
+
+    Attributes:
+        radius: Of a window, in cells of the mask decoder.
+        eps: Variance of colours, from 0 to 1, below which a window is smoothed.
+    """
+
+    radius: int = Field(default=3, ge=1)
+    eps: float = Field(default=1e-5, gt=0)
+
+
 class SightSection(Section):
     """``[sight]``.
 
@@ -85,6 +97,7 @@ class SightSection(Section):
             cuts nothing out.
         mask_decoder: Settings of the light decoder that goes with EfficientNet: ``prompt_width``,
             ``num_heads``, ``attended_maps`` and ``neck_layers``.
+        mask_filter: Brings masks to the edges of the picture, once they are decoded.
         object_tokens: Lets the projector list the things that it finds instead of giving one token
             a cell.
         shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
@@ -104,6 +117,7 @@ class SightSection(Section):
     mask_decoder: dict[
         Literal["prompt_width", "num_heads", "attended_maps", "neck_layers"], int
     ] = Field(default={})
+    mask_filter: MaskFilterSection | None = None
     object_tokens: ObjectTokensSection | None = None
     shared_neck: bool = False
     image_marks: Marks | None = None

@@ -7,7 +7,7 @@ from llmbind_cli.errors import ConfigurationError
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.build import build_model
 from llmbind_cli.model.checkpoint import restore_weights
-from llmbind_cli.model.config import ObjectTokens, SightConfig, VisionNetwork
+from llmbind_cli.model.config import MaskFilter, ObjectTokens, SightConfig, VisionNetwork
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, adapter_config_of
 from llmbind_cli.recipes.dialogue_schema import ConversationFiles
 from llmbind_cli.recipes.picture_schema import MaskedSource
@@ -107,10 +107,12 @@ def sight_config(section: SightSection) -> SightConfig:
         )
 
     grounding, objects = section.grounding_encoder, section.object_tokens
+    smoothing = section.mask_filter
     return SightConfig(
         vision_tower=network(section.vision_tower),
         grounding_encoder=None if grounding is None else network(grounding),
         mask_decoder={str(key): value for key, value in section.mask_decoder.items()},
+        mask_filter=None if smoothing is None else MaskFilter(**smoothing.model_dump()),
         object_tokens=None if objects is None else ObjectTokens(**objects.model_dump()),
         shared_neck=section.shared_neck,
         image_marks=section.image_marks or (),

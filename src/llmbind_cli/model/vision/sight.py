@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from llmbind_cli.model.vision.sam_mask_decoder import SamMaskDecoder, take_sam_d
 from llmbind_cli.model.vision.towers import EfficientNetTower, VisionTower
 from llmbind_cli.nn.box_head import BoxHead
 from llmbind_cli.nn.frame import Frame
+from llmbind_cli.nn.guided_filter import guided_masks
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
 from llmbind_cli.nn.object_projector import ObjectProjector
 from llmbind_cli.nn.projector import Projector
@@ -221,6 +223,18 @@ class Sight(nn.Module):
         prompts = self.prompt_projection(states.float())
         logits: Tensor = self.mask_decoder(maps, prompts, image_of)
         return logits
+
+    def masks(self, picture: Image, mask_logits: Tensor) -> Tensor:
+        """Turn mask logits over the square [M, h, w] into masks of their picture, bool [M, H, W].
+
+        Where the bundle says nothing else, a mask covers the pixels whose logit is above 0.
+        """
+        frame, smoothing = self.frame(picture), self.config.mask_filter
+        if smoothing is None:
+            return frame.masks(mask_logits)
+        coarse = frame.cut(mask_logits).sigmoid()
+        colours = torch.from_numpy(np.array(picture)).to(coarse.device).movedim(2, 0)
+        return guided_masks(coarse, colours, radius=smoothing.radius, eps=smoothing.eps)
 
     def boxes(self, states: Tensor) -> Tensor:
         """Return one box for each state [M, D]: (x1, y1, x2, y2) over the picture's sides, [M, 4].

@@ -8,6 +8,8 @@ import torch
 from llmbind_cli.nn.object_projector import CellScores, FoundObjects, ObjectProjector, alike
 
 NAMES, COLOURS, PIECES, MOST, WIDTH = 5, 3, 2, 3, 4
+READ = 256 + 7
+"""Width of what the projector makes of a cell."""
 
 
 @pytest.fixture
@@ -17,13 +19,16 @@ def projector():
         width=7, hidden_size=WIDTH, most=MOST, names=NAMES, colours=COLOURS, pieces=PIECES
     )
     made.match_scale(0.5)
+    made.colouring = torch.nn.Linear(READ, COLOURS)  # the first entries of a cell are its colour
+    made.colouring.weight.data = torch.eye(COLOURS, READ)
+    made.gathering.fall.data.fill_(3.0)  # a middle is alone
     return made.requires_grad_(False)
 
 
 def scored(side, *things):
     """Scores of one picture; each thing is (row, column, name, colour)."""
     centres = torch.full((1, side, side), -8.0)
-    names, colours = torch.zeros(1, side, side, NAMES), torch.zeros(1, side, side, COLOURS)
+    names, colours = torch.zeros(1, side, side, NAMES), torch.zeros(1, side, side, READ)
     for sureness, (row, column, name, colour) in enumerate(things):
         centres[0, row, column] = 5.0 - sureness
         for table, number in ((names, name), (colours, colour)):
@@ -90,6 +95,29 @@ def test_equal_things_that_are_named_differently_are_counted_together(projector)
     torch.testing.assert_close(counts, projector.count_words[[1, 0, 1]])
 
 
+def test_a_middle_gathers_what_its_cells_tell(projector):
+    """At first by nearness alone; then also by what they show, be they far away."""
+    scores = scored(8, (4, 4, 2, 0))
+    scores.cells[:] = 0
+    scores.cells[0, 0, 0, 1] = 9.0  # far from the middle
+    rows = columns = torch.tensor([[4]])
+    gathering = projector.gathering
+    gathering.fall.data.fill_(-0.5)
+    shares = gathering(scores.cells, rows, columns)
+    assert shares.shape == (1, 1, 64)
+    torch.testing.assert_close(shares.sum(), torch.tensor(1.0))
+    grid = shares.view(8, 8)
+    assert grid.argmax() == 4 * 8 + 4
+    torch.testing.assert_close(grid[3, 4], grid[4, 5])
+    torch.testing.assert_close(grid[3, 4] / grid[4, 4], (-gathering.fall.exp()).exp())
+    assert projector.described(scores, rows, columns)[1].argmax() != 1
+    scores.cells[0, 4, 4, 2] = 1.0
+    gathering.query.weight.data[0, 2] = 1.0
+    gathering.key.weight.data.zero_()
+    gathering.key.weight.data[0, 1] = 9.0
+    assert projector.described(scores, rows, columns)[1].argmax() == 1
+
+
 def test_pictures_are_listed_each_by_itself(projector):
     features = torch.randn(3, 16, 7)
     together = projector(features)
@@ -102,7 +130,8 @@ def test_what_names_a_thing_learns_from_what_was_said_of_it(projector):
     projector.requires_grad_(True)
     projector.finding.bias.data[0] = 3.0  # each cell is sure: some of them are peaks
     projector(torch.randn(2, 16, 7)).square().sum().backward()
-    for name in ("naming.weight", "colouring.weight", *projector.tables()):
+    learned = ("naming.weight", "colouring.weight", "gathering.query.weight", "gathering.fall")
+    for name in (*learned, *projector.tables()):
         assert projector.get_parameter(name).grad.abs().sum() > 0, name
 
 

@@ -21,6 +21,7 @@ from embedded_sight import grounding, held_out, naming, photo_fitting, speaking
 from embedded_sight.joint import TaughtObjective, TrueLists, take_first_stages
 from embedded_sight.names import Cells, Centres, Names
 from resumable.optimizers import Optimizers
+from resumable.state import take_what_fits
 
 from llmbind_cli.data.batches import Batch, SeenBatch
 from llmbind_cli.data.encode import encode_dialogue
@@ -159,7 +160,7 @@ def test_what_fits_of_earlier_networks_is_taken(model):
     earlier = {name: value + 1 for name, value in earlier.items()}
     earlier["naming.weight"] = torch.zeros(1)
     own = {name: value.clone() for name, value in networks.state_dict().items()}
-    grounding.take_what_fits(networks, {**earlier, "of no use": torch.zeros(1)})
+    take_what_fits(networks, {**earlier, "of no use": torch.zeros(1)})
     for name, value in networks.state_dict().items():
         assert torch.equal(value, own[name] if name == "naming.weight" else earlier[name]), name
     networks.load_state_dict(own)
@@ -258,7 +259,6 @@ def test_lists_are_scored_by_what_is_there(model, describing, looking):
 
     class Knowing(ObjectProjector):
         def scores(self, features):
-            cells = Cells.of(one.cells for one in looked)
             centres = Centres.of(one.centres for one in looked)
 
             def sure(numbers, count):
@@ -267,8 +267,15 @@ def test_lists_are_scored_by_what_is_there(model, describing, looking):
             return CellScores(
                 (centres.here * 20.0 - 10).view(-1, side, side),
                 centres.offsets.view(-1, side, side, 2),
-                sure(cells.things, len(names.things)),
-                sure(cells.colours, 11),
+                sure(centres.things, len(names.things)),
+                sure(centres.colours, 11),
+            )
+
+        def described(self, scores, rows, columns):
+            picture = torch.arange(len(rows))[:, None]
+            return (
+                scores.names[picture, rows, columns],
+                scores.cells[picture, rows, columns],
             )
 
     known = {"names": len(names.things), "colours": 11, "most": 4, "pieces": 1}

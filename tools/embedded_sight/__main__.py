@@ -51,6 +51,7 @@ def main() -> None:
     stage = _stage(stages, name, "sprites", "work", photos=True)
     stage.add_argument("--steps", type=int, default=3000)
     stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
+    stage.add_argument("--like", type=Path, help="another projector.pt, to go on from what fits")
     stage.add_argument("--into", type=Path, help="bundle that sees alike, to put it into")
     stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage = _stage(stages, speak, "sprites", "work", photos=True)
@@ -104,7 +105,9 @@ def _stage(
 
 def ground(arguments: argparse.Namespace) -> None:
     """Teach the mask decoder phrases."""
-    from embedded_sight.grounding import Asking, Grounding, take_what_fits, teach_grounding
+    from resumable.state import take_what_fits
+
+    from embedded_sight.grounding import Asking, Grounding, teach_grounding
 
     (model, _), scenes = _model(), _scenes(arguments)
     embedding = model.language_model.get_input_embeddings()
@@ -134,6 +137,8 @@ def ground(arguments: argparse.Namespace) -> None:
 
 def name(arguments: argparse.Namespace) -> None:
     """Teach the projector to name what the vision tower sees."""
+    from resumable.state import take_what_fits
+
     from embedded_sight.joint import take_first_stages
     from embedded_sight.naming import Describing, teach_projector
     from embedded_sight.speaking import give_projector
@@ -142,6 +147,11 @@ def name(arguments: argparse.Namespace) -> None:
     if model.sight is None:
         raise SystemExit("the recipe's model must see")
     take_first_stages(model, arguments.work, start)
+    begun = 0
+    if arguments.like is not None:
+        earlier = torch.load(arguments.like, weights_only=True)
+        begun = earlier["step"]
+        take_what_fits(model.sight.projector, earlier["projector"])
     arguments.work.mkdir(parents=True, exist_ok=True)
     names, sight = _names(model, scenes), model.sight
 
@@ -156,6 +166,7 @@ def name(arguments: argparse.Namespace) -> None:
         looking("held_out_scenes").look(range(160)),
         steps=arguments.steps,
         state=arguments.work / "projector.pt",
+        begun=begun,
         workers=arguments.workers,
     )
     if arguments.into is not None:

@@ -143,14 +143,6 @@ class Grounding(nn.Module):
         return logits, self.naming(embedding.flatten(2).transpose(1, 2).flatten(0, 1))
 
 
-def take_what_fits(networks: Grounding, earlier: Mapping[str, Tensor]) -> None:
-    """Take the weights of earlier networks that have the same name and shape here."""
-    own = networks.state_dict()
-    fitting = {n: t for n, t in earlier.items() if n in own and t.shape == own[n].shape}
-    networks.load_state_dict(own | fitting)
-    console.log(f"{len(fitting)} of {len(own)} tensors begin as they were")
-
-
 def teach_grounding(
     networks: Grounding, names: Names, looking: Asking, held_out: Mapping[str, list[Looked]], *,
     steps: int, state: Path, fresh: int = 6, again: int = 6, masks: int = 3, lr: float = 1e-3,

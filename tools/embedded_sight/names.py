@@ -66,11 +66,15 @@ class Centres(_PerCell):
         heat: 1 at each middle, falling with the distance from it, [K].
         here: Whether a middle lies in the cell, bool [K].
         offsets: Where in the cell, x and y in [0, 1], [K, 2].
+        things: Number of the thing whose middle it is, -1 for none, [K].
+        colours: Its colour, -1 where it is not known, [K].
     """
 
     heat: Tensor
     here: Tensor
     offsets: Tensor
+    things: Tensor
+    colours: Tensor
 
 
 class Names:
@@ -193,9 +197,7 @@ class Names:
         shown = torch.from_numpy(picture.renderer.drawn(picture)[1]).float()  # [things, S, S]
         cover = functional.interpolate(shown[:, None], tuple(grid), mode="area")[:, 0].flatten(1)
         most, which = cover.max(0)
-        placed = picture.arrangement.things
-        numbers = torch.tensor([self.number.get(one.thing.name, -1) for one in placed])
-        colours = torch.tensor([_colour_of(one) for one in placed])
+        numbers, colours = self._told(picture.arrangement.things)
         seen = most >= _COVERED
         return Cells(
             things=torch.where(seen, numbers[which], -1),
@@ -210,7 +212,9 @@ class Names:
             side: Rows, and columns, of the grid.
         """
         picture: Any = sample.pictures[0]
-        boxes = [placed.box for placed in picture.arrangement.things]
+        placed = picture.arrangement.things
+        boxes = [one.box for one in placed]
+        numbers, colours = self._told(placed)
         middles = torch.tensor([box.centre for box in boxes]) * side  # [things, 2]
         spreads = torch.tensor([max(box.width, box.height) for box in boxes]) * side / _HEAT
         along = torch.arange(side) + 0.5
@@ -222,7 +226,15 @@ class Names:
         offsets[holding] = middles - torch.stack([columns, rows], dim=1)
         here = torch.zeros(side * side, dtype=torch.bool)
         here[holding] = True
-        return Centres((-away / (2 * spreads.square())).exp().amax(1), here, offsets)
+        things, hues = torch.full((2, side * side), -1)
+        things[holding], hues[holding] = numbers, colours
+        heat = (-away / (2 * spreads.square())).exp().amax(1)
+        return Centres(heat, here, offsets, things, hues)
+
+    def _told(self, placed: Sequence[PlacedThing]) -> tuple[Tensor, Tensor]:
+        """Return numbers and colours of things, -1 for what is not known, each [things]."""
+        numbers = [self.number.get(one.thing.name, -1) for one in placed]
+        return torch.tensor(numbers), torch.tensor([_colour_of(one) for one in placed])
 
 
 def _colour_of(placed: PlacedThing) -> int:

@@ -76,7 +76,8 @@ class Describing(Looking[Described]):
 
 def teach_projector(
     projector: ObjectProjector, names: Names, looking: Describing, held_out: Sequence[Described], *,
-    steps: int, state: Path, fresh: int = 8, again: int = 24, lr: float = 2e-3, workers: int = 0,
+    steps: int, state: Path, begun: int = 0, fresh: int = 8, again: int = 24, lr: float = 2e-3,
+    workers: int = 0,
 ) -> None:  # fmt: skip
     """Train. Stopped, it goes on where it saved last.
 
@@ -87,6 +88,7 @@ def teach_projector(
         held_out: Pictures to score on.
         steps: Steps in all.
         state: File of the training's state.
+        begun: Steps of another training that the projector comes from.
         fresh: New pictures a step.
         again: Pictures seen before, a step.
         lr: Highest learning rate.
@@ -98,7 +100,7 @@ def teach_projector(
     learning = names.fill(projector)
     optimizer = torch.optim.AdamW(learning, weight_decay=0.05)
     parts: dict[str, Any] = {"projector": projector, "optimizers": optimizer}
-    first = load_state(state, **parts)
+    first = load_state(state, **parts) or begun
     losses: list[Tensor] = []
     clock = time.monotonic()
     batches = looking.batches(range(first, steps), fresh, again, workers=workers)
@@ -107,7 +109,7 @@ def teach_projector(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
-        rise, fall = (step + 1) / _WARM_UP, (steps - step) / (_DECAY * steps)
+        rise, fall = (step + 1 - begun) / _WARM_UP, (steps - step) / (_DECAY * (steps - begun))
         optimizer.param_groups[0]["lr"] = lr * min(1.0, rise, fall)
         optimizer.step()
         losses.append(loss.detach())
@@ -124,9 +126,9 @@ def teach_projector(
 
 
 def _loss(projector: ObjectProjector, looked: Sequence[Described]) -> Tensor:
-    """Score what the cells say of middles and of what covers them.
+    """Score what the cells say of middles, and of what covers them, alone and gathered.
 
-    The first by the focal loss of CornerNet (arXiv 1808.01244, Eq. 1), the other by cross-entropy.
+    The first by the focal loss of CornerNet (arXiv 1808.01244, Eq. 1), the others by cross-entropy.
     """
     scores = projector.scores(torch.stack([one.features for one in looked]).float())
     cells = Cells.of(one.cells for one in looked)
@@ -138,9 +140,17 @@ def _loss(projector: ObjectProjector, looked: Sequence[Described]) -> Tensor:
     loss = -torch.where(centres.here, middle, other).sum() / count
     away = (scores.offsets.flatten(0, 2) - centres.offsets).square().sum(1)
     loss = loss + (away * centres.here).sum() / count
-    for said, wanted in ((scores.names, cells.things), (scores.colours, cells.colours)):
+    side = scores.centres.shape[1]
+    most = max(int(one.centres.here.sum()) for one in looked)
+    here, at = centres.here.view(len(looked), -1).byte().topk(most)  # [B, N]
+    told = projector.described(scores, at // side, at % side)
+    pairs = [(scores.names.flatten(0, 2), cells.things)]
+    for said, of in zip(told, (centres.things, centres.colours), strict=True):
+        wanted = of.view(len(looked), -1).gather(1, at).masked_fill(here == 0, -1)
+        pairs.append((said.flatten(0, 1), wanted.flatten()))
+    for said, wanted in pairs:
         sure = wanted >= 0
-        wrong = functional.cross_entropy(said.flatten(0, 2)[sure], wanted[sure], reduction="sum")
+        wrong = functional.cross_entropy(said[sure], wanted[sure], reduction="sum")
         loss = loss + wrong / sure.sum().clamp(min=1)
     return loss
 
@@ -162,9 +172,9 @@ def listed(projector: ObjectProjector, looked: Sequence[Described]) -> dict[str,
         away = torch.cdist(middles, found.places[row] * side)
         distance, which = away.masked_fill(~found.present[row], math.inf).min(1)
         hit = distance < _NEAR
-        right = found.names[row].argmax(1)[which] == one.cells.things[true]
-        hue = found.colours[row].argmax(1)[which] == one.cells.colours[true]
-        sure = hit & (one.cells.colours[true] >= 0)
+        right = found.names[row].argmax(1)[which] == one.centres.things[true]
+        hue = found.colours[row].argmax(1)[which] == one.centres.colours[true]
+        sure = hit & (one.centres.colours[true] >= 0)
         hits += hit.tolist()
         named += right[hit].tolist()
         coloured += hue[sure].tolist()

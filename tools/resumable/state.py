@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ def load_state(path: Path, **parts: Any) -> int:
         part.load_state_dict(state[name])
     console.log(f"going on at step {state['step']}")
     return int(state["step"])
+
+
+def take_what_fits(network: nn.Module, earlier: Mapping[str, Tensor]) -> None:
+    """Take the weights of an earlier network that have the same name and shape in this one."""
+    own = network.state_dict()
+    fitting = {n: t for n, t in earlier.items() if n in own and t.shape == own[n].shape}
+    network.load_state_dict(own | fitting)
+    console.log(f"{len(fitting)} of {len(own)} tensors begin as they were")
 
 
 class Average:

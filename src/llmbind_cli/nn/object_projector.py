@@ -5,7 +5,9 @@ of them in a fraction of the steps that it needs to answer from a grid of cells.
 as the peaks of a map of centres (Objects as Points, arXiv 1904.07850), and what each is called is
 a softmax over a table of spellings (visual words, as in Ovis, arXiv 2405.20797, section 3, with a
 row for each token of a name instead of one for the whole): the model then reads, finds and repeats
-a name as it does one that a person wrote.
+a name as it does one that a person wrote. What a thing is called, and which colour it has, is told
+by its cells together, which its middle gathers by attention: the nine cells around a middle know
+little of the colour of a large thing.
 
 A picture becomes
 
@@ -18,8 +20,8 @@ bear the name could be found from the list itself, but a small model learns to c
 than to look up a word. Where things are is told by their order alone.
 
 Notation: ``B`` pictures, ``K`` cells of a square grid of side ``G``, ``W`` width of the tower's
-features, ``N`` things listed, ``T`` names, ``L`` tokens of a name, ``C`` colours, ``D`` width of
-the LLM.
+features, ``V`` width of what is made of them, ``N`` things listed, ``T`` names, ``L`` tokens of a
+name, ``C`` colours, ``D`` width of the LLM.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ PRESENT = 0.3
 _ALIKE = 0.2
 """Bhattacharyya coefficient of two things' shares of names from which on they bear the same one."""
 
-_INNER = 256
+_INNER, _KEY, _HIDDEN = 256, 64, 128
 _RARE = -3.0
 """Logit of a centre before anything is learned: few cells are one."""
 
@@ -49,13 +51,13 @@ class CellScores(NamedTuple):
         centres: Logits that a thing has its middle in the cell, [B, G, G].
         offsets: Where in the cell that middle is, x and y in [0, 1], [B, G, G, 2].
         names: Logits of names, [B, G, G, T].
-        colours: Logits of colours, [B, G, G, C].
+        cells: What it looks like, and what is around it, [B, G, G, V].
     """
 
     centres: Tensor
     offsets: Tensor
     names: Tensor
-    colours: Tensor
+    cells: Tensor
 
 
 class FoundObjects(NamedTuple):
@@ -103,7 +105,13 @@ class ObjectProjector(nn.Module):
         self.norm = nn.GroupNorm(1, _INNER)
         self.finding = nn.Linear(_INNER, 3)
         self.naming = nn.Linear(_INNER + width, names)
-        self.colouring = nn.Linear(_INNER + width, colours)
+        self.gathering = _Gathering(_INNER + width)
+        self.colouring = nn.Sequential(
+            nn.LayerNorm(_INNER + width),
+            nn.Linear(_INNER + width, _HIDDEN),
+            nn.GELU(),
+            nn.Linear(_HIDDEN, colours),
+        )
         self.spellings = nn.Parameter(torch.zeros(names, pieces, hidden_size))
         self.colour_words = nn.Parameter(torch.zeros(colours, hidden_size))
         self.count_words = nn.Parameter(torch.zeros(most, hidden_size))
@@ -163,11 +171,27 @@ class ObjectProjector(nn.Module):
             centres=centres,
             offsets=torch.stack(offsets, dim=3).sigmoid(),
             names=self.naming(both),
-            colours=self.colouring(both),
+            cells=both,
         )
 
+    def described(self, scores: CellScores, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Tell what the things are whose middles lie in some cells.
+
+        Args:
+            scores: Of :meth:`scores`.
+            rows: Of the cells, int64 [B, N].
+            columns: Of the cells, int64 [B, N].
+
+        Returns:
+            Logits of names, [B, N, T], and of colours, [B, N, C].
+        """
+        shares = self.gathering(scores.cells, rows, columns)  # [B, N, G²]
+        names = shares @ scores.names.log_softmax(3).flatten(1, 2)
+        colours: Tensor = self.colouring(shares @ scores.cells.flatten(1, 2))
+        return names, colours
+
     def find(self, scores: CellScores) -> FoundObjects:
-        """Take the peaks of the centres, each named by the nine cells around it and those like it.
+        """Take the peaks of the centres, each named by its cells and those of things like it.
 
         There must be ``N`` cells at least.
         """
@@ -179,10 +203,7 @@ class ObjectProjector(nn.Module):
         rows, columns = cells // side, cells % side
         picture = torch.arange(len(likely), device=likely.device)[:, None]
         corner = torch.stack([columns, rows], dim=2)
-        names, colours = (
-            _around(values.log_softmax(3))[picture, rows, columns].softmax(-1)
-            for values in (scores.names, scores.colours)
-        )
+        names, colours = (told.softmax(2) for told in self.described(scores, rows, columns))
         found = FoundObjects(
             present=best > 0,
             places=(corner + scores.offsets[picture, rows, columns]) / side,
@@ -191,6 +212,33 @@ class ObjectProjector(nn.Module):
         )
         together = alike(found).to(names)
         return found._replace(names=together @ names / together.sum(2, keepdim=True).clamp(min=1))
+
+
+class _Gathering(nn.Module):
+    """How much each cell tells of a thing: by what it shows, and by how near the middle it is.
+
+    An attention whose scores fall with the square of the distance from the middle.
+
+    Args:
+        width: ``V``.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, _KEY, bias=False)
+        self.key = nn.Linear(width, _KEY, bias=False)
+        self.fall = nn.Parameter(torch.tensor(-0.5))
+        nn.init.zeros_(self.query.weight)  # nearness alone, before anything is learned
+
+    def forward(self, cells: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """[B, G, G, V], and int64 [B, N] twice → shares of the cells, [B, N, G²]."""
+        along = torch.arange(cells.shape[1], device=cells.device)
+        down, across = ((along - place[..., None]).square() for place in (rows, columns))
+        away = (down[..., :, None] + across[..., None, :]).flatten(2)  # [B, N, G²]
+        picture = torch.arange(len(cells), device=cells.device)[:, None]
+        asked = self.query(cells[picture, rows, columns])  # [B, N, 64]
+        likeness = asked @ self.key(cells).flatten(1, 2).mT
+        return (likeness - self.fall.exp() * away).softmax(2)
 
 
 def _in_order(told: Tensor, found: FoundObjects, *, axis: int) -> Tensor:
@@ -206,14 +254,6 @@ def _in_order(told: Tensor, found: FoundObjects, *, axis: int) -> Tensor:
     """
     order = found.places[..., axis].masked_fill(~found.present, math.inf).argsort(dim=1)
     return told.take_along_dim(order[:, :, None, None], dim=1).flatten(1, 2)
-
-
-def _around(values: Tensor) -> Tensor:
-    """Average each cell of [B, G, G, V] with those around it."""
-    averaged = functional.avg_pool2d(
-        values.movedim(3, 1), 3, stride=1, padding=1, count_include_pad=False
-    )
-    return averaged.movedim(1, 3)
 
 
 def alike(found: FoundObjects) -> Tensor:

@@ -30,8 +30,8 @@ def guided_masks(coarse: Tensor, picture: Tensor, *, radius: int, eps: float) ->
     Returns:
         bool [M, H, W], where the filtered mask is above one half.
     """
-    height, width = picture.shape[1:]
-    colours = functional.adaptive_avg_pool2d(picture.float() / 255, coarse.shape[1:])  # [3, h, w]
+    (rows, columns), (height, width) = coarse.shape[1:], picture.shape[1:]
+    colours = functional.adaptive_avg_pool2d(picture.float(), (rows, columns)) / 255  # [3, h, w]
     mean, masks = _mean(colours, radius), _mean(coarse, radius)
     products = _mean(_outer(colours, colours), radius) - _outer(mean, mean)  # [3, 3, h, w]
     shared = _mean(_outer(coarse, colours), radius) - _outer(masks, mean)  # [M, 3, h, w]
@@ -41,7 +41,7 @@ def guided_masks(coarse: Tensor, picture: Tensor, *, radius: int, eps: float) ->
     levels = masks - (slopes * mean).sum(1)
     told = torch.cat([_mean(slopes, radius), _mean(levels, radius)[:, None]], dim=1)
     found = torch.zeros(len(coarse), height, width, dtype=torch.bool, device=coarse.device)
-    for mask, terms in zip(found, told, strict=True):  # one at a time: a large picture's take 1 GB
+    for mask, terms in zip(found, told, strict=True):  # one at a time: a large picture's take 50 MB
         fine = _raised(terms[3], height, width)
         for slope, colour in zip(terms[:3], picture, strict=True):
             fine.addcmul_(_raised(slope, height, width), colour, value=1 / 255)

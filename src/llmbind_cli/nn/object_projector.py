@@ -238,7 +238,8 @@ class _Gathering(nn.Module):
         picture = torch.arange(len(cells), device=cells.device)[:, None]
         asked = self.query(cells[picture, rows, columns])  # [B, N, 64]
         likeness = asked @ self.key(cells).flatten(1, 2).mT
-        return (likeness - self.fall.exp() * away).softmax(2)
+        shares: Tensor = (likeness - self.fall.exp() * away).softmax(2)
+        return shares
 
 
 def _in_order(told: Tensor, found: FoundObjects, *, axis: int) -> Tensor:

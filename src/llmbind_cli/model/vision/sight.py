@@ -233,7 +233,7 @@ class Sight(nn.Module):
         if smoothing is None:
             return frame.masks(mask_logits)
         coarse = frame.cut(mask_logits).sigmoid()
-        colours = torch.from_numpy(np.array(picture)).to(coarse.device).movedim(2, 0)
+        colours = torch.from_numpy(np.array(picture)).to(coarse.device).movedim(2, 0).contiguous()
         return guided_masks(coarse, colours, radius=smoothing.radius, eps=smoothing.eps)
 
     def boxes(self, states: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -528,6 +529,16 @@ def test_decoder_and_projection_learn_masks_of_states(model):
     changed = {n.partition(".")[0] for n, v in model.sight.heads().items() if (v != own[n]).any()}
     assert changed == {"mask_decoder", "prompt_projection"}
     model.sight.load_heads(own)
+    config = model.sight.config
+    model.sight.config = dataclasses.replace(config, shared_neck=True)
+    photo_fitting.fit_photos(model.sight, read, steps=1)
+    model.sight.config = config
+    changed = {name for name, v in model.sight.heads().items() if (v != own[name]).any()}
+    seen_through = ("mask_decoder.coarse.", "mask_decoder.neck.")
+    assert not [name for name in changed if name.startswith(seen_through)]
+    assert "mask_decoder.mask_token" in changed
+    model.sight.load_heads(own)
+    model.sight.mask_decoder.requires_grad_(True)
 
 
 def test_states_tell_the_prompts_that_they_hold(monkeypatch):

@@ -55,25 +55,12 @@ def test_a_bundle_that_differs_in_its_masks_alone_writes_alike(bundles, file, na
 
 
 @pytest.mark.parametrize(
-    ("name", "alike"), [("mask_decoder.weight", False), ("prompt_projection.weight", True)]
-)
-def test_a_decoder_whose_neck_the_projector_reads_is_no_part_of_the_masks(bundles, name, alike):
-    for one in bundles:
-        config = json.loads((one / "llmbind.json").read_text())
-        (one / "llmbind.json").write_text(json.dumps(config | {"shared_neck": True}))
-    assert writes_alike(*bundles)
-    change(bundles[0] / "heads.safetensors", name)
-    assert writes_alike(*bundles) is alike
-
-
-@pytest.mark.parametrize(
     ("file", "key", "alike"),
     [
         ("llmbind.json", "mask_decoder", True),
         ("llmbind.json", "mask_filter", True),
         ("llmbind.json", "vision_tower", False),
         ("llmbind.json", "object_tokens", False),
-        ("llmbind.json", "shared_neck", False),
         ("adapter/adapter_config.json", "top_k", False),
         ("tokenizer.json", "model", False),
     ],

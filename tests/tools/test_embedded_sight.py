@@ -36,8 +36,11 @@ from llmbind_cli.data.scenes.world import load_world
 from llmbind_cli.evaluation.mask_set import read_mask_set
 from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.model.checkpoint import save_bundle
-from llmbind_cli.model.config import HEADS_NAME
+from llmbind_cli.model.config import HEADS_NAME, MaskFilter
+from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
 from llmbind_cli.nn.object_projector import CellScores, ObjectProjector
+from llmbind_cli.nn.tuned_stage import TunedStage
+from llmbind_cli.training.model_card import training_card
 from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.training.sight_losses import MaskWeights
@@ -221,11 +224,45 @@ def test_the_projector_learns_to_list_and_goes_on_where_it_was(
         teach(more, 1, tmp_path / "other.pt")
 
 
-def lister(known, width, **sizes):
+def lister(known, width, **settings):
     """A projector that may list two of the things whose names are known."""
     torch.manual_seed(0)
-    counts = {"names": len(known.things), "colours": len(known.colours), **sizes}
+    counts = {"names": len(known.things), "colours": len(known.colours), **settings}
     return ObjectProjector(width=width, hidden_size=len(known.centre), most=2, pieces=3, **counts)
+
+
+def test_tuned_blocks_learn_more_slowly_and_their_neck_begins_as_the_decoder_s(
+    model, world, questions, tmp_path
+):
+    names = Names(model.language_model.get_input_embeddings(), model.tokenizer, list(world)[:30])
+    describing = naming.Describing(names=names, questions=questions, sight=model.sight, kept=5)
+    torch.manual_seed(0)
+    stage = TunedStage(stride=16, beside=2)
+    learning = lister(names, stage.width, stage=stage)
+    lateral, neck = stage.lateral, stage.neck
+    decoder = LightMaskDecoder(channels=(112, 1280), attended_maps=1, neck_layers=2)
+    naming.begin_neck(SimpleNamespace(projector=learning, mask_decoder=decoder))
+    assert torch.equal(lateral.mix.weight, decoder.coarse[0].mix.weight)
+    assert torch.equal(neck[1].mlp[0].weight, decoder.neck[1].mlp[0].weight)
+    naming.begin_neck(SimpleNamespace(projector=lister(names, 7), mask_decoder=decoder))
+    sizes = [sum(p.numel() for p in group["params"]) for group in naming._groups(
+        learning, list(learning.parameters())
+    )]  # fmt: skip
+    assert sizes[1] == sum(p.numel() for p in stage.last.parameters())
+    assert sum(sizes) == sum(p.numel() for p in learning.parameters())
+    features = torch.randn(4, 4 * 112 + 2)
+    looked = [
+        dataclasses.replace(one, features=features.bfloat16()) for one in describing.look(range(2))
+    ]
+    describing.look = lambda numbers: looked[: len(numbers)]
+    before = {name: value.clone() for name, value in learning.state_dict().items()}
+    naming.teach_projector(
+        learning, names, describing, looked, steps=1, state=tmp_path / "s.pt", fresh=2, again=0
+    )
+    moved = {n: float((v - before[n]).abs().max()) for n, v in learning.state_dict().items()}
+    # The first step of Adam is as long as its learning rate, a fiftieth of the whole at first.
+    whole = moved["stage.lateral.mix.weight"]
+    assert moved["stage.last.top.convolution.weight"] == pytest.approx(0.3 * whole, rel=0.05)
 
 
 def test_a_list_spells_names_as_people_write_them(model, looking, world, questions):
@@ -439,6 +476,33 @@ def test_a_part_goes_into_a_bundle_and_nothing_else_does(model, tmp_path, give, 
     assert told in (bundle / "README.md").read_text()
 
 
+def test_a_bundle_that_gets_a_projector_looks_at_what_that_reads(model, tmp_path):
+    bundle = tmp_path / "bundle"
+    save_bundle(model, bundle, card="# Tiny\n", dtype=torch.bfloat16)
+    was_trained(bundle)
+    path = bundle / "llmbind.json"
+    told = json.loads(path.read_text())
+    tower = told["vision_tower"]
+    path.write_text(json.dumps(told | {"vision_tower": tower | {"cell_colours": True}}))
+    speaking.give_projector(bundle, model, {"steps": 7})
+    assert json.loads(path.read_text())["vision_tower"] == tower
+
+
+def test_the_card_tells_what_a_bundle_sees_with(model):
+    sight = model.config.sight
+    tower = dataclasses.replace(sight.vision_tower, tuned_from=16)
+    training = {"steps": 1, "dialogues_seen": 1, "data_sha256": "0", "sources": []}
+    training["recipe"] = {"train": {"seed": 0}}
+    for smoothing, told in ((None, "\n"), (MaskFilter(radius=3, eps=1e-5), ", a guided filter ")):
+        seen = dataclasses.replace(sight, vision_tower=tower, mask_filter=smoothing)
+        config = dataclasses.replace(model.config, sight=seen, training=training)
+        card = training_card(config)
+        name = "efficientnet-lite0 at 64 px"
+        tuned = ", its blocks tuned from stride 16 on"
+        assert f"- Sees with: {name}{tuned}; cuts out with: {name}{told}" in card
+    assert "a guided filter of radius 3 and eps 1e-05\n" in card
+
+
 def test_a_projector_is_refused_by_a_bundle_that_sees_otherwise(model, tmp_path):
     bundle = tmp_path / "bundle"
     save_bundle(model, bundle, card="# Tiny\n", dtype=torch.bfloat16)
@@ -529,16 +593,6 @@ def test_decoder_and_projection_learn_masks_of_states(model):
     changed = {n.partition(".")[0] for n, v in model.sight.heads().items() if (v != own[n]).any()}
     assert changed == {"mask_decoder", "prompt_projection"}
     model.sight.load_heads(own)
-    config = model.sight.config
-    model.sight.config = dataclasses.replace(config, shared_neck=True)
-    photo_fitting.fit_photos(model.sight, read, steps=1)
-    model.sight.config = config
-    changed = {name for name, v in model.sight.heads().items() if (v != own[name]).any()}
-    seen_through = ("mask_decoder.coarse.", "mask_decoder.neck.")
-    assert not [name for name in changed if name.startswith(seen_through)]
-    assert "mask_decoder.mask_token" in changed
-    model.sight.load_heads(own)
-    model.sight.mask_decoder.requires_grad_(True)
 
 
 def test_states_tell_the_prompts_that_they_hold(monkeypatch):

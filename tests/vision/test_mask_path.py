@@ -262,49 +262,43 @@ def test_a_picture_may_be_a_list_of_things(efficientnet):
             )
 
 
-def necked(efficientnet):
-    """One EfficientNet for both, whose coarsest map passes through the mask decoder's neck."""
+def tuned(efficientnet):
+    """Things are listed by blocks of the projector's own, from stride 16 on."""
     config = light_sight(efficientnet)
-    return dataclasses.replace(
-        config,
-        vision_tower=dataclasses.replace(config.vision_tower, strides=(32,)),
-        mask_decoder={**config.mask_decoder, "attended_maps": 1, "neck_layers": 1},
-        shared_neck=True,
-    )
+    tower = dataclasses.replace(config.vision_tower, strides=(32,), tuned_from=16)
+    objects = ObjectTokens(most=3, names=5, colours=2, pieces=2)
+    return dataclasses.replace(config, vision_tower=tower, object_tokens=objects)
 
 
-def test_the_projector_may_read_what_the_mask_decoder_attends_to(efficientnet):
-    sight = sight_of(necked(efficientnet))
+def test_the_last_blocks_may_be_the_projector_s_own(efficientnet):
+    sight = sight_of(tuned(efficientnet))
     pictures = [picture(40, 30, seed=1), picture(33, 64, seed=2)]
-    refined = sight.refined(sight.tower_features(pictures))
-    attended = sight.mask_decoder.embedding(sight.maps(pictures))
-    assert refined.shape == (2, 4, sight.mask_decoder.prompt_width + 2)
-    # The tower's cells are normalised already; doing it twice changes them by the norm's epsilon.
-    torch.testing.assert_close(
-        refined[..., :-2], attended.flatten(2).transpose(1, 2), atol=1e-4, rtol=1e-4
-    )
-    assert refined[0, :, -2:].tolist() == [[-1, -1], [-1, 1], [1, -1], [1, 1]]
-    embedded = sight.embeddings(sight.tower_features(pictures))
-    assert embedded.shape == (2, 4, WIDTH)
-    embedded.square().sum().backward()
-    assert all(p.grad is not None for p in sight.mask_decoder.neck.parameters())
+    features, maps = sight.look(pictures)
+    torch.testing.assert_close(features, sight.tower_features(pictures))
+    assert features.shape == (2, 4, 4 * 112 + 2)
+    assert features[0, :, -2:].tolist() == [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+    # They begin as those of the network, and read what that one's read.
+    stage = sight.projector.stage
+    assert all(name.startswith("projector.stage.") for name in sight.heads() if "stage" in name)
+    folded = features[..., :-2].transpose(1, 2).reshape(2, -1, 2, 2)
+    whole = torch.nn.functional.pixel_shuffle(folded, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(stage.last(whole), maps[-1], atol=1e-4, rtol=1e-4)
+    assert sight.embeddings(features).shape == (2, sight.num_tokens, WIDTH)
+    sight.projector.refined(features)[..., 0].sum().backward()
+    assert stage.last.top.convolution.weight.grad.any()
+    assert not any(p.requires_grad for p in sight.tower.parameters())
 
 
-def test_a_neck_is_shared_only_where_both_see_the_same(efficientnet, clip, sam):
-    config = necked(efficientnet)
-    larger = dataclasses.replace(config.grounding_encoder, side_px=128)
-    elsewhere = dataclasses.replace(config.vision_tower, source=f"{efficientnet}/.")
-    for other in (
-        dataclasses.replace(config, grounding_encoder=larger),
-        dataclasses.replace(config, mask_decoder=light_sight(efficientnet).mask_decoder),
-        dataclasses.replace(config, vision_tower=elsewhere),
-        dataclasses.replace(
-            config, vision_tower=dataclasses.replace(config.vision_tower, strides=(16, 32))
-        ),
-        dataclasses.replace(sam_sight(clip, sam), shared_neck=True),
-    ):
-        with pytest.raises(ConfigurationError, match="a shared neck needs"):
-            sight_of(other)
+def test_blocks_are_tuned_only_where_things_are_listed_of_one_map(efficientnet):
+    config = tuned(efficientnet)
+    grid = dataclasses.replace(config, object_tokens=None)
+    with pytest.raises(ConfigurationError, match="tuned_from needs object_tokens"):
+        sight_of(grid)
+    for change in ({"strides": (16, 32)}, {"tuned_from": 32}):
+        tower = dataclasses.replace(config.vision_tower, **change)
+        with pytest.raises(ConfigurationError, match="tuned_from must be 4, 8 or 16 where"):
+            sight_of(dataclasses.replace(config, vision_tower=tower))
 
 
 def test_one_network_for_both_runs_once(light_bundle, sam_bundle, efficientnet, monkeypatch):

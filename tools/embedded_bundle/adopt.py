@@ -46,7 +46,7 @@ OF_MASKS = {
     "generators",
     "licences",
 }
-SINCE = {"object_tokens": None, "shared_neck": False}
+SINCE = {"object_tokens": None}
 """What earlier bundles meant that say nothing of it."""
 DECODER, PROMPTS = "mask_decoder.", "prompt_projection."
 HEADING, SIGHT_HEADING = "## Measured", "## Sight"
@@ -126,24 +126,17 @@ def name_generators() -> None:
 
 
 def writes_alike(bundle: Path, other: Path) -> bool:
-    """Tell whether two bundles differ in what makes masks alone.
-
-    Where the language model reads pictures through the mask decoder's neck, the decoder is no part
-    of that.
-    """
+    """Tell whether two bundles differ in what makes masks alone."""
     if not (other / "llmbind.json").exists():
         return False
     texts = [(one / "llmbind.json").read_text("utf-8") for one in (bundle, other)]
     told = [SINCE | json.loads(text) for text in texts]
-    shared = any(config["shared_neck"] for config in told)
-    of_masks = OF_MASKS - {"grounding_encoder", "mask_decoder"} if shared else OF_MASKS
-    mask_heads = (PROMPTS,) if shared else (DECODER, PROMPTS)
-    configs = [{k: v for k, v in config.items() if k not in of_masks} for config in told]
+    configs = [{k: v for k, v in config.items() if k not in OF_MASKS} for config in told]
     heads = [
         {
             name: tensor
             for name, tensor in load_file(one / "heads.safetensors").items()
-            if not name.startswith(mask_heads)
+            if not name.startswith((DECODER, PROMPTS))
         }
         for one in (bundle, other)
     ]

@@ -140,13 +140,14 @@ def name(arguments: argparse.Namespace) -> None:
     from resumable.state import take_what_fits
 
     from embedded_sight.joint import take_first_stages
-    from embedded_sight.naming import Describing, teach_projector
+    from embedded_sight.naming import Describing, begin_neck, teach_projector
     from embedded_sight.speaking import give_projector
 
     (model, start), scenes = _model(arguments.overrides), _scenes(arguments)
     if model.sight is None:
         raise SystemExit("the recipe's model must see")
     take_first_stages(model, arguments.work, start)
+    begin_neck(model.sight)
     begun = 0
     if arguments.like is not None:
         earlier = torch.load(arguments.like, weights_only=True)

@@ -25,11 +25,17 @@ from torch.nn import functional
 from embedded_sight.looking import Looking
 from embedded_sight.names import Cells, Centres, Names
 from llmbind_cli.console import console
-from llmbind_cli.nn.object_projector import ObjectProjector
+from llmbind_cli.model.vision.sight import Sight
+from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
+from llmbind_cli.nn.object_projector import CellScores, ObjectProjector
+from llmbind_cli.nn.tuned_stage import TunedStage
 
 LOG_EVERY, SAVE_EVERY = 20, 100
 _WARM_UP, _DECAY = 50, 0.7
 """Steps until the learning rate is reached; share of the steps over which it falls to 0."""
+
+_TUNED = 0.3
+"""Learning rate of blocks that know what photos look like, over that of what is new."""
 
 _NEAR = 1.5
 """Cells that a found thing may be away from a true one, to be that one."""
@@ -37,10 +43,10 @@ _NEAR = 1.5
 
 @dataclass(frozen=True)
 class Described:
-    """A picture as the projector reads it.
+    """A picture as the projector gets it.
 
     Attributes:
-        features: bfloat16 [K, W].
+        features: Of the tower, bfloat16 [K, W].
         cells: What they show.
         centres: Where the things have their middle.
     """
@@ -62,7 +68,7 @@ class Describing(Looking[Described]):
         """Draw scenes and look at them."""
         samples, pictures = self.drawn(numbers)
         with cpu_autocast():
-            features = self.sight.refined(self.sight.tower_features(pictures))
+            features = self.sight.tower_features(pictures)
         side = math.isqrt(features.shape[1])
         return [
             Described(
@@ -98,7 +104,7 @@ def teach_projector(
         ValueError: The projector knows other numbers of names or colours.
     """
     learning = names.fill(projector)
-    optimizer = torch.optim.AdamW(learning, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(_groups(projector, learning), weight_decay=0.05)
     parts: dict[str, Any] = {"projector": projector, "optimizers": optimizer}
     first = load_state(state, **parts) or begun
     losses: list[Tensor] = []
@@ -110,7 +116,8 @@ def teach_projector(
         loss.backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
         rise, fall = (step + 1 - begun) / _WARM_UP, (steps - step) / (_DECAY * (steps - begun))
-        optimizer.param_groups[0]["lr"] = lr * min(1.0, rise, fall)
+        for group in optimizer.param_groups:
+            group["lr"] = group["share"] * lr * min(1.0, rise, fall)
         optimizer.step()
         losses.append(loss.detach())
         if (step + 1) % LOG_EVERY == 0:
@@ -125,12 +132,31 @@ def teach_projector(
             clock = time.monotonic()
 
 
+def begin_neck(sight: Sight) -> None:
+    """Let the neck of tuned blocks be the mask decoder's, which knows what things look like."""
+    stage, decoder = getattr(sight.projector, "stage", None), sight.mask_decoder
+    if isinstance(stage, TunedStage) and isinstance(decoder, LightMaskDecoder):
+        stage.lateral.load_state_dict(decoder.coarse[-1].state_dict())
+        stage.neck.load_state_dict(decoder.neck.state_dict())
+
+
+def _groups(projector: ObjectProjector, learning: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+    """Split what learns by its share of the learning rate."""
+    stage = projector.stage
+    tuned = set() if stage is None else {id(parameter) for parameter in stage.last.parameters()}
+    groups = [
+        {"params": [one for one in learning if id(one) not in tuned], "share": 1.0},
+        {"params": [one for one in learning if id(one) in tuned], "share": _TUNED},
+    ]
+    return [group for group in groups if group["params"]]
+
+
 def _loss(projector: ObjectProjector, looked: Sequence[Described]) -> Tensor:
     """Score what the cells say of middles, and of what covers them, alone and gathered.
 
     The first by the focal loss of CornerNet (arXiv 1808.01244, Eq. 1), the others by cross-entropy.
     """
-    scores = projector.scores(torch.stack([one.features for one in looked]).float())
+    scores = _scores(projector, looked)
     cells = Cells.of(one.cells for one in looked)
     centres = Centres.of(one.centres for one in looked)
     likely = scores.centres.flatten().sigmoid().clamp(1e-4, 1 - 1e-4)
@@ -155,6 +181,14 @@ def _loss(projector: ObjectProjector, looked: Sequence[Described]) -> Tensor:
     return loss
 
 
+def _scores(projector: ObjectProjector, looked: Sequence[Described]) -> CellScores:
+    """Score the cells of pictures; the tuned blocks, which are most of the work, in few bits."""
+    features = torch.stack([one.features for one in looked]).float()
+    with cpu_autocast():
+        refined = projector.refined(features)
+    return projector.scores(refined.float())
+
+
 @torch.no_grad()
 def listed(projector: ObjectProjector, looked: Sequence[Described]) -> dict[str, float]:
     """Compare lists with what is there.
@@ -163,7 +197,7 @@ def listed(projector: ObjectProjector, looked: Sequence[Described]) -> dict[str,
         Shares: of things found; of those, named rightly, and of those whose colour is sure,
         coloured rightly; of pictures whose list has the right length, and names all things rightly.
     """
-    found = projector.find(projector.scores(torch.stack([o.features for o in looked]).float()))
+    found = projector.find(_scores(projector, looked))
     side = math.isqrt(len(looked[0].features))
     hits, named, coloured, lengths, lists = [], [], [], [], []
     for row, one in enumerate(looked):

@@ -30,7 +30,6 @@ from llmbind_cli.data.sample import Sample, SegmentTarget, Turn
 from llmbind_cli.data.segmentation import wordings
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.vision.sight import Sight
-from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
 from llmbind_cli.training.sight_losses import MaskWeights, sight_losses
 
 _LOG_EVERY = 20
@@ -108,19 +107,15 @@ def _encoded(model: BoundModel, one: Asked, rng: random.Random) -> EncodedSample
 
 
 def fit_photos(sight: Sight, read: ReadPhotos, *, steps: int, lr: float = 1e-3) -> None:
-    """Fit decoder and projection, in place, but nothing that the language model sees through.
+    """Fit decoder and projection, in place.
 
     Args:
-        sight: Holds them. With a shared neck the decoder's embedding stays: the states were read
-            through it, and will be.
+        sight: Holds them.
         read: The photos.
         steps: Steps of 8 photos with up to 5 masks each.
         lr: Highest learning rate.
     """
     learning = nn.ModuleList([sight.mask_decoder, sight.prompt_projection]).train()
-    if sight.config.shared_neck and isinstance(sight.mask_decoder, LightMaskDecoder):
-        for seen_through in (sight.mask_decoder.coarse, sight.mask_decoder.neck):
-            seen_through.requires_grad_(False)
     optimizers = Optimizers(learning.parameters())
     masks_of = [
         (read.image_of == photo).nonzero()[:, 0].tolist() for photo in range(len(read.maps[0]))

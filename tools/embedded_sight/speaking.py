@@ -227,14 +227,15 @@ def give_projector(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> 
 
     Args:
         bundle: The bundle's folder.
-        model: Holds the projector.
+        model: Holds the projector, and says what that looks at.
         told: What the bundle's provenance is to tell of it.
 
     Raises:
-        ValueError: The bundle's projector reads or lists something else.
+        ValueError: The bundle's language model reads something else.
     """
-    sight = _seeing(BundleConfig.read(bundle))
-    if sight != model.config.sight:
+    own, given = _seeing(BundleConfig.read(bundle)), _seeing(model.config)
+    sight = dataclasses.replace(own, vision_tower=given.vision_tower)
+    if sight != given:
         raise ValueError(f"{bundle} sees otherwise than the model whose projector it is to get")
     _give(bundle, model, sight, ("projector",), told)
 

@@ -174,7 +174,7 @@ def _other_heads(earlier: SightConfig | None, now: SightConfig | None) -> tuple[
     if earlier is None or now is None:
         return ()
     ignored: tuple[str, ...] = ()
-    own = ("vision_tower", "projector_layers", "object_tokens", "shared_neck")
+    own = ("vision_tower", "projector_layers", "object_tokens")
     if any(getattr(earlier, name) != getattr(now, name) for name in own):
         ignored += ("projector.",)
     decoders = [(one.grounding_encoder, one.mask_decoder) for one in (earlier, now)]

@@ -55,6 +55,7 @@ class VisionNetwork:
             counting from the end; unused by other families.
         strides: Which of EfficientNet's maps are taken, finest first; unused by other families.
         cell_colours: Whether EfficientNet's tokens tell the colours of their cells as well.
+        tuned_from: Stride of EfficientNet's map from which on the projector has blocks of its own.
     """
 
     family: str
@@ -65,6 +66,7 @@ class VisionNetwork:
     layer: int = -2
     strides: tuple[int, ...] = ()
     cell_colours: bool = False
+    tuned_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +117,6 @@ class SightConfig:
             the decoder gives them.
         projector_layers: Linear layers between the tower and the LLM, 1 or 2.
         object_tokens: What the projector lists; ``None`` for one token a cell of the tower.
-        shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
-            projected. Both must then be one network over the same square.
         image_marks: Spellings of tokens of the tokenizer that stand before and after the tokens of
             each picture; empty for none.
         segment_prompt: How ``segment`` asks; ``{}`` stands for the user's instruction.
@@ -128,7 +128,6 @@ class SightConfig:
     mask_filter: MaskFilter | None = None
     projector_layers: int = 2
     object_tokens: ObjectTokens | None = None
-    shared_neck: bool = False
     image_marks: tuple[str, ...] = ()
     segment_prompt: str = "{}"
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmbind_cli.nn.neck import Lateral, NeckBlock
+
 _LAYERS = 2
 _MLP_RATIO = 4
 
@@ -65,8 +67,8 @@ class LightMaskDecoder(nn.Module):
         self.prompt_width = prompt_width
         num_coarse = min(attended_maps, len(channels))
         fine, coarse = channels[:-num_coarse], channels[-num_coarse:]
-        self.coarse = nn.ModuleList(_Lateral(c, prompt_width) for c in coarse)
-        self.neck = nn.Sequential(*(_NeckBlock(prompt_width) for _ in range(neck_layers)))
+        self.coarse = nn.ModuleList(Lateral(c, prompt_width) for c in coarse)
+        self.neck = nn.Sequential(*(NeckBlock(prompt_width) for _ in range(neck_layers)))
         self.mask_token = nn.Parameter(torch.randn(prompt_width) * prompt_width**-0.5)
         self.layers = nn.ModuleList(_TwoWayLayer(prompt_width, num_heads) for _ in range(_LAYERS))
         self.final_attention = _Attention(prompt_width, num_heads)
@@ -138,43 +140,12 @@ class LightMaskDecoder(nn.Module):
         return tokens, flat.transpose(1, 2).reshape(len(flat), -1, height, width)
 
 
-class _Lateral(nn.Module):
-    """Normalise the channels at each place, then mix them to another width."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.mix = nn.Linear(channels, width)
-
-    def forward(self, feature_map: Tensor) -> Tensor:
-        """[G, C, h, w] → [G, width, h, w]."""
-        mixed: Tensor = self.mix(self.norm(feature_map.movedim(1, -1)))
-        return mixed.movedim(-1, 1)
-
-
-class _NeckBlock(nn.Module):
-    """Look at the neighbours channel by channel, then mix the channels; added to the input."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.neighbours = nn.Conv2d(width, width, 5, padding=2, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, _MLP_RATIO * width), nn.GELU(), nn.Linear(_MLP_RATIO * width, width)
-        )
-
-    def forward(self, image: Tensor) -> Tensor:
-        """[G, P, h, w] → the same shape."""
-        mixed: Tensor = self.mlp(self.norm(self.neighbours(image).movedim(1, -1)))
-        return image + mixed.movedim(-1, 1)
-
-
 class _UpStep(nn.Module):
     """Double the side, add a finer map of the encoder, and mix neighbours."""
 
     def __init__(self, channels: int, width: int, narrower: int) -> None:
         super().__init__()
-        self.lateral = _Lateral(channels, narrower)
+        self.lateral = Lateral(channels, narrower)
         self.mix = nn.Conv2d(width, narrower, 1)
         self.convolution = nn.Conv2d(narrower, narrower, 3, padding=1)
 

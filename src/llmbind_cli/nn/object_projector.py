@@ -19,9 +19,9 @@ its ``L`` positions, right before what is told of it; positions without a word a
 bear the name could be found from the list itself, but a small model learns to count far more slowly
 than to look up a word. Where things are is told by their order alone.
 
-Notation: ``B`` pictures, ``K`` cells of a square grid of side ``G``, ``W`` width of the tower's
-features, ``V`` width of what is made of them, ``N`` things listed, ``T`` names, ``L`` tokens of a
-name, ``C`` colours, ``D`` width of the LLM.
+Notation: ``B`` pictures, ``K`` cells of a square grid of side ``G``, ``W`` width of a cell as it is
+read, ``V`` width of what is made of it, ``N`` things listed, ``T`` names, ``L`` tokens of a name,
+``C`` colours, ``D`` width of the LLM.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from llmbind_cli.nn.tuned_stage import TunedStage
 
 PRESENT = 0.3
 """Score of a centre from which on a thing is listed."""
@@ -86,14 +88,17 @@ class ObjectProjector(nn.Module):
         names: ``T``, ≥ 1.
         colours: ``C``, ≥ 1.
         pieces: ``L``, ≥ 1.
+        stage: Makes cells of ``width`` of what the tower hands over; without it they are read as
+            they come.
 
     Raises:
-        ValueError: An argument is below 1.
+        ValueError: A number is below 1.
     """
 
     def __init__(
-        self, *, width: int, hidden_size: int, most: int, names: int, colours: int, pieces: int
-    ) -> None:
+        self, *, width: int, hidden_size: int, most: int, names: int, colours: int, pieces: int,
+        stage: TunedStage | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         if min(width, hidden_size, most, names, colours, pieces) < 1:
             raise ValueError(
@@ -101,6 +106,7 @@ class ObjectProjector(nn.Module):
                 f"{hidden_size}, {most}, {names}, {colours} and {pieces}"
             )
         self.most, self.pieces = most, pieces
+        self.stage = stage
         self.around = nn.Conv2d(width, _INNER, 3, padding=1)
         self.norm = nn.GroupNorm(1, _INNER)
         self.finding = nn.Linear(_INNER, 3)
@@ -139,12 +145,16 @@ class ObjectProjector(nn.Module):
         self.finding.bias.copy_(torch.tensor([_RARE, 0.0, 0.0]))
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, K, W], the cells of a square grid row after row → [B, num_tokens, D].
+        """Features of a tower, the cells of a square grid row after row → [B, num_tokens, D].
 
         Raises:
             ValueError: The cells are no square grid.
         """
-        return self.listed(self.find(self.scores(features)))
+        return self.listed(self.find(self.scores(self.refined(features))))
+
+    def refined(self, features: Tensor) -> Tensor:
+        """Return what is read of a tower's features, [B, K, W]."""
+        return features if self.stage is None else self.stage(features)
 
     def listed(self, found: FoundObjects) -> Tensor:
         """Spell out what was found: → [B, num_tokens, D]."""
@@ -159,7 +169,7 @@ class ObjectProjector(nn.Module):
         return torch.cat([left, across, right, top, down, bottom], dim=1)
 
     def scores(self, features: Tensor) -> CellScores:
-        """Score each cell of [B, K, W]; errors as above."""
+        """Score each of the :meth:`refined` cells, [B, K, W]; errors as above."""
         side = math.isqrt(features.shape[1])
         if side * side != features.shape[1]:
             raise ValueError(f"{features.shape[1]} cells are no square grid")

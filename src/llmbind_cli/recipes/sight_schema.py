@@ -33,6 +33,8 @@ class NetworkSection(Section):
         strides: Which maps of EfficientNet are used, finest first.
         cell_colours: Whether the tokens of EfficientNet as tower tell the mean colours of the
             sixteen parts of their cell as well.
+        tuned_from: Stride of the map of EfficientNet as tower from which on the blocks are tuned: a
+            copy of the later ones belongs to the projector, which must list things.
         architecture: Fields of the network's configuration in transformers, from which a dry run
             counts where the weights are not cached.
     """
@@ -45,6 +47,7 @@ class NetworkSection(Section):
     layer: int = -2
     strides: list[Literal[4, 8, 16, 32]] = Field(default=[])
     cell_colours: bool = False
+    tuned_from: Literal[4, 8, 16] | None = None
     architecture: dict[str, Any] | None = None
 
 
@@ -100,9 +103,6 @@ class SightSection(Section):
         mask_filter: Brings masks to the edges of the picture, once they are decoded.
         object_tokens: Lets the projector list the things that it finds instead of giving one token
             a cell.
-        shared_neck: Whether the tower's cells pass through the mask decoder's neck before they are
-            projected. The tower must be the grounding encoder's network over the same square, with
-            the one map that the decoder attends to.
         image_marks: Two tokens of the base's tokenizer that stand around each picture.
         segment_prompt: How ``llmbind segment`` asks; ``{}`` stands for the instruction.
         mask_weight: λ_mask of Eq. (7).
@@ -119,7 +119,6 @@ class SightSection(Section):
     ] = Field(default={})
     mask_filter: MaskFilterSection | None = None
     object_tokens: ObjectTokensSection | None = None
-    shared_neck: bool = False
     image_marks: Marks | None = None
     segment_prompt: str = Field(default="{}", pattern=r"\{\}")
     mask_weight: float = Field(default=1.0, ge=0)

@@ -37,8 +37,12 @@ def training_card(config: BundleConfig) -> str:
     if config.sight is not None:
         tower, grounding = config.sight.vision_tower, config.sight.grounding_encoder
         sight = f"\n- Sees with: {tower.family} at {tower.side_px} px"
+        if tower.tuned_from is not None:
+            sight += f", its blocks tuned from stride {tower.tuned_from} on"
         if grounding is not None:
             sight += f"; cuts out with: {grounding.family} at {grounding.side_px} px"
+        if (smoothing := config.sight.mask_filter) is not None:
+            sight += f", a guided filter of radius {smoothing.radius} and eps {smoothing.eps:g}"
     return f"""# {config.name}
 
 LoRA-MoE adapters and task-token rows for the frozen language model

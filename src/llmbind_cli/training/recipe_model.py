@@ -104,6 +104,7 @@ def sight_config(section: SightSection) -> SightConfig:
             layer=entry.layer,
             strides=tuple(entry.strides),
             cell_colours=entry.cell_colours,
+            tuned_from=entry.tuned_from,
         )
 
     grounding, objects = section.grounding_encoder, section.object_tokens
@@ -114,7 +115,6 @@ def sight_config(section: SightSection) -> SightConfig:
         mask_decoder={str(key): value for key, value in section.mask_decoder.items()},
         mask_filter=None if smoothing is None else MaskFilter(**smoothing.model_dump()),
         object_tokens=None if objects is None else ObjectTokens(**objects.model_dump()),
-        shared_neck=section.shared_neck,
         image_marks=section.image_marks or (),
         segment_prompt=section.segment_prompt,
     )

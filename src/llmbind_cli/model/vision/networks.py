@@ -133,6 +133,7 @@ class NetworkLoader:
                     preprocessing=preprocessing,
                     strides=entry.strides or (32,),
                     cell_colours=entry.cell_colours,
+                    tuned_from=entry.tuned_from,
                 )
             return ViTTower(network, preprocessing=preprocessing, layer=entry.layer)
 

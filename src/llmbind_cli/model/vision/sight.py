@@ -27,12 +27,14 @@ from llmbind_cli.model.vision.networks import NetworkLoader
 from llmbind_cli.model.vision.sam_mask_decoder import SamMaskDecoder, take_sam_decoder
 from llmbind_cli.model.vision.towers import EfficientNetTower, VisionTower
 from llmbind_cli.nn.box_head import BoxHead
+from llmbind_cli.nn.efficientnet_lite import EfficientNetLite0
 from llmbind_cli.nn.frame import Frame
 from llmbind_cli.nn.guided_filter import guided_masks
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
 from llmbind_cli.nn.object_projector import ObjectProjector
 from llmbind_cli.nn.projector import Projector
 from llmbind_cli.nn.prompt_projection import PromptProjection
+from llmbind_cli.nn.tuned_stage import TunedStage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,8 +59,7 @@ class Sight(nn.Module):
 
     Raises:
         ConfigurationError: There is a grounding encoder without a decoder, or the other way about;
-            or the tower's cells cannot be listed as things, or take the decoder's neck, as
-            configured.
+            or the tower's cells cannot be listed as things as configured.
     """
 
     def __init__(
@@ -187,22 +188,8 @@ class Sight(nn.Module):
 
     def embeddings(self, features: Tensor) -> Tensor:
         """Project features [B, K, W] to positions of the LLM, float32 [B, num_tokens, D]."""
-        projected: Tensor = self.projector(self.refined(features))
+        projected: Tensor = self.projector(features.float())
         return projected
-
-    def refined(self, features: Tensor) -> Tensor:
-        """Return what the projector reads of features, float32 [B, K, W].
-
-        Where the neck is shared, the cells have passed through it and have its width; the numbers
-        that tell their colours and places stay as they are.
-        """
-        if not self.config.shared_neck:
-            return features.float()
-        tower, neck = self._necked()
-        cells, beside = features.float().tensor_split([-tower.num_beside], dim=2)
-        side = math.isqrt(cells.shape[1])
-        refined = neck.embedding([cells.transpose(1, 2).reshape(len(cells), -1, side, side)])
-        return torch.cat([refined.flatten(2).transpose(1, 2), beside], dim=2)
 
     def mask_logits(self, maps: Sequence[Tensor], states: Tensor, image_of: Tensor) -> Tensor:
         """Decode one mask for each state.
@@ -259,12 +246,14 @@ class Sight(nn.Module):
 
         Raises:
             ConfigurationError: It is to list more things than the tower has cells, or the cells
-                are no square grid.
+                are no square grid, or blocks of the tower are to be tuned and nothing to be listed.
         """
         config, cells = self.config, self.tower.num_tokens
-        width = self._neck_width() if config.shared_neck else self.tower.width
+        width, stage = self.tower.width, self._stage()
         objects = config.object_tokens
         if objects is None:
+            if stage is not None:
+                raise ConfigurationError("tuned_from needs object_tokens, whose projector has them")
             return Projector(
                 width=width, hidden_size=hidden_size, num_layers=config.projector_layers
             )
@@ -273,34 +262,15 @@ class Sight(nn.Module):
                 f"object_tokens: {objects.most} things cannot be found in the {cells} cells of the "
                 "tower, which must be a square grid of at least as many"
             )
-        return ObjectProjector(width=width, hidden_size=hidden_size, **dataclasses.asdict(objects))
+        settings = dataclasses.asdict(objects) | {"width": stage.width if stage else width}
+        return ObjectProjector(hidden_size=hidden_size, stage=stage, **settings)
 
-    def _necked(self) -> tuple[EfficientNetTower, LightMaskDecoder]:
-        """Return the tower, and the decoder whose neck its cells pass through.
-
-        Raises:
-            ConfigurationError: They cannot.
-        """
-        tower, grounding, decoder = self.tower, self.grounding, self.mask_decoder
-        own, other = self.config.vision_tower, self.config.grounding_encoder
-        if not (
-            isinstance(tower, EfficientNetTower)
-            and isinstance(grounding, EfficientNetGrounding)
-            and isinstance(decoder, LightMaskDecoder)
-            and other is not None
-            and dataclasses.replace(own, strides=other.strides, cell_colours=False) == other
-            and tower.strides == grounding.strides[-len(decoder.coarse) :]
-            and len(tower.strides) == 1
-        ):
-            raise ConfigurationError(
-                "a shared neck needs EfficientNet-lite0 as tower and as grounding encoder over the "
-                "same square, and the tower to take the one map that the mask decoder attends to"
-            )
-        return tower, decoder
-
-    def _neck_width(self) -> int:
-        tower, decoder = self._necked()
-        return decoder.prompt_width + tower.num_beside
+    def _stage(self) -> TunedStage | None:
+        """Make the tuned blocks of the tower, if there are to be some."""
+        tower = self.tower
+        if not isinstance(tower, EfficientNetTower) or tower.tuned_from is None:
+            return None
+        return TunedStage(stride=tower.tuned_from, beside=tower.num_beside)
 
     def _grounding(self) -> GroundingEncoder:
         if self.grounding is None:
@@ -331,9 +301,10 @@ def load_sight(
         dtype: Of the frozen transformers; heads are float32.
         offline: Never use the network.
         seed: Of the heads' initial values, for a bundle that is to be trained: the mask decoder
-            then starts as that of the grounding encoder's own file, and the projector as that of a
-            LLaVA. ``None`` leaves the heads as they come: their weights are about to be loaded,
-            and EfficientNet-lite0 is loaded when the first picture comes.
+            then starts as that of the grounding encoder's own file, the projector as that of a
+            LLaVA, and tuned blocks as those of the network. ``None`` leaves the heads as they
+            come: their weights are about to be loaded, and EfficientNet-lite0 is loaded when the
+            first picture comes.
         embedding_rms: Root mean square of the LLM's embedding matrix, for a new projector.
 
     Raises:
@@ -381,7 +352,10 @@ def _mask_decoder(
 @torch.no_grad()
 def _take_published(sight: Sight, loader: NetworkLoader) -> None:
     """Start from what the networks' own files hold beside them."""
-    entry = sight.config.grounding_encoder
+    entry, stage = sight.config.grounding_encoder, getattr(sight.projector, "stage", None)
+    network = getattr(sight.tower, "network", None)
+    if isinstance(stage, TunedStage) and isinstance(network, EfficientNetLite0):
+        stage.last.take(network)
     if entry is not None and isinstance(sight.mask_decoder, SamMaskDecoder):
         take_sam_decoder(sight.mask_decoder, loader.tensors(entry, *_SAM_PREFIXES), entry.source)
     found = loader.tensors(sight.config.vision_tower, *_LLAVA_PROJECTOR)

@@ -89,12 +89,15 @@ class EfficientNetTower(nn.Module):
         strides: Of the maps, finest first: keys of
             :data:`llmbind_cli.nn.efficientnet_lite.CHANNELS`.
         cell_colours: Whether the tokens tell colours.
+        tuned_from: Stride of a map that is folded into the tokens as it is, in place of the
+            coarsest one, for a :class:`llmbind_cli.nn.tuned_stage.TunedStage` to go on from.
 
     Attributes:
         num_beside: Numbers at the end of a token that come from no map.
 
     Raises:
-        ValueError: A stride is unknown, or they are not in order, or the side does not fit.
+        ValueError: A stride is unknown, or they are not in order, or the side does not fit; or
+            other maps are to be taken beside one that is handed over.
     """
 
     def __init__(
@@ -104,17 +107,25 @@ class EfficientNetTower(nn.Module):
         preprocessing: Preprocessing,
         strides: Sequence[int] = (32,),
         cell_colours: bool = False,
+        tuned_from: int | None = None,
     ) -> None:
         super().__init__()
         check_strides(strides, preprocessing.side_px)
+        if tuned_from is not None and (tuple(strides) != (32,) or tuned_from not in (4, 8, 16)):
+            raise ValueError(
+                f"tuned_from must be 4, 8 or 16 where strides are [32], got {tuned_from} with "
+                f"{list(strides)}"
+            )
         self.network = network
         self.preprocessing = preprocessing
         self.strides = tuple(strides)
+        self.tuned_from = tuned_from
         coarsest = self.strides[-1]
         self.num_tokens = (preprocessing.side_px // coarsest) ** 2
         self.cell_colours = cell_colours
         self.num_beside = _COORDINATES + (3 * _PARTS**2 if cell_colours else 0)
-        in_maps = sum(CHANNELS[s] * (coarsest // s) ** 2 for s in self.strides)
+        folded = self.strides if tuned_from is None else (tuned_from,)
+        in_maps = sum(CHANNELS[s] * (coarsest // s) ** 2 for s in folded)
         self.width = in_maps + self.num_beside
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -125,10 +136,14 @@ class EfficientNetTower(nn.Module):
         """Turn the backbone's maps of pictures [B, 3, S, S] into features [B, K, W]."""
         coarsest = self.strides[-1]
         parts = []
-        for stride in self.strides:
-            cells = maps[stride].movedim(1, -1)
-            cells = functional.layer_norm(cells, cells.shape[-1:]).movedim(-1, 1)
-            parts.append(functional.pixel_unshuffle(cells, coarsest // stride).flatten(2))
+        if self.tuned_from is not None:
+            folded = functional.pixel_unshuffle(maps[self.tuned_from], coarsest // self.tuned_from)
+            parts.append(folded.flatten(2))
+        else:
+            for stride in self.strides:
+                cells = maps[stride].movedim(1, -1)
+                cells = functional.layer_norm(cells, cells.shape[-1:]).movedim(-1, 1)
+                parts.append(functional.pixel_unshuffle(cells, coarsest // stride).flatten(2))
         if self.cell_colours:
             means = functional.avg_pool2d(pixel_values, coarsest // _PARTS)
             parts.append(functional.pixel_unshuffle(means, _PARTS).flatten(2).to(parts[0]))

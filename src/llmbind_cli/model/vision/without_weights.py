@@ -80,6 +80,7 @@ def _tower(entry: VisionNetwork, described: Mapping[str, Any] | Path | None) -> 
             preprocessing=preprocessing,
             strides=entry.strides or (32,),
             cell_colours=entry.cell_colours,
+            tuned_from=entry.tuned_from,
         )
     kinds = {
         "clip": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),

@@ -217,6 +217,8 @@ def test_the_first_of_several_pictures_of_a_request_is_scored(folder, write_line
         (["--metric", "ciou"], "did you mean cIoU"),
         (["--metric", "IoU-lite"], "no such metric"),
         (["--metric", "cIoU", "--metric", "cIoU"], "given twice"),
+        (["--metric", "segmentation", "--metric", "gIoU"], "--metric gIoU: given twice"),
+        (["--metric", "segmentatoin"], "no such metric; did you mean segmentation?"),
         (["--metric", "cIoU", "--fail-under", "SSIM=1"], "this run gives cIoU only"),
         (["--metric", "PSNR", "--ignore-label", "255"], "is for masks"),
         (["--metric", "cIoU", "--first-of-each"], "is for media"),

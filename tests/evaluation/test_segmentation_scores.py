@@ -120,6 +120,16 @@ def test_precision_at_bounds_by_hand(folder, run):
     assert [metrics[name]["value"] for name in names] == pytest.approx([2 / 3, *[1 / 3] * 4])
 
 
+def test_segmentation_means_all_figures_of_masks(folder, run):
+    sides = ("--pred", folder("m", blobs(seed=1)), "--ref", folder("t", blobs(seed=2)), "--json")
+    bounds = [f"precision@0.{tenth}" for tenth in range(5, 10)]
+    one_by_one = [word for name in ("cIoU", "gIoU", *bounds) for word in ("--metric", name)]
+    expected, found = (
+        json.loads(run(*named, *sides)[1]) for named in (one_by_one, ("--metric", "segmentation"))
+    )
+    assert found["metrics"] == expected["metrics"]
+
+
 def test_lisa_s_digits(folder, run):
     """The literal accumulation of dvlab-research/LISA 3cb2d43, train_ds.py, validate."""
     generator = np.random.default_rng(0)

@@ -325,22 +325,27 @@ _INFINITE = tuple(
     if metric.name in _EXTRAPOLABLE
 )
 METRICS = {metric.name: metric for metric in (*_ALL, *_INFINITE)}
+SEGMENTATION = "segmentation"
+"""What may be named in place of all figures of masks."""
 
 
 def find_metrics(names: Iterable[str]) -> list[Metric]:
     """Look metrics up by name; ``routing`` brings the other figures of routing along.
 
     Args:
-        names: Names as in the table, each once; case matters, as ``KID`` is not ``kid``.
+        names: Names as in the table, each once; case matters, as ``KID`` is not ``kid``. Or
+            :data:`SEGMENTATION`.
 
     Raises:
         UsageError: There is no such metric: the nearest one is named; or none or one twice.
     """
     found: dict[str, Metric] = {}
-    for name in names:
+    masks = [metric.name for metric in _ALL if metric.family == "masks"]
+    for name in (one for named in names for one in (masks if named == SEGMENTATION else [named])):
         metric = METRICS.get(name)
         if metric is None:
-            raise UsageError(f"--metric {name}: no such metric{nearest_metric(name)}")
+            known = (SEGMENTATION, *METRICS)
+            raise UsageError(f"--metric {name}: no such metric{nearest_metric(name, known)}")
         if name in found:
             raise UsageError(f"--metric {name}: given twice")
         found[name] = metric

@@ -290,8 +290,14 @@ def test_the_last_blocks_may_be_the_projector_s_own(efficientnet):
     assert not any(p.requires_grad for p in sight.tower.parameters())
 
 
-def test_blocks_are_tuned_only_where_things_are_listed_of_one_map(efficientnet):
+def test_blocks_are_tuned_only_where_things_are_listed_of_one_map(efficientnet, clip, sam):
     config = tuned(efficientnet)
+    encoder = dataclasses.replace(config.grounding_encoder, tuned_from=16)
+    with pytest.raises(ConfigurationError, match="is for a vision tower, not a grounding encoder"):
+        sight_of(dataclasses.replace(config, grounding_encoder=encoder))
+    other = dataclasses.replace(sam_sight(clip, sam).vision_tower, tuned_from=16)
+    with pytest.raises(ConfigurationError, match="is for EfficientNet-lite0, not for clip"):
+        sight_of(dataclasses.replace(config, vision_tower=other))
     grid = dataclasses.replace(config, object_tokens=None)
     with pytest.raises(ConfigurationError, match="tuned_from needs object_tokens"):
         sight_of(grid)

@@ -341,7 +341,10 @@ def find_metrics(names: Iterable[str]) -> list[Metric]:
     """
     found: dict[str, Metric] = {}
     masks = [metric.name for metric in _ALL if metric.family == "masks"]
-    for name in (one for named in names for one in (masks if named == SEGMENTATION else [named])):
+    listed: list[str] = []
+    for name in names:
+        listed += masks if name == SEGMENTATION else [name]
+    for name in listed:
         metric = METRICS.get(name)
         if metric is None:
             known = (SEGMENTATION, *METRICS)

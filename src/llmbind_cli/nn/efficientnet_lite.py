@@ -194,7 +194,7 @@ class LastBlocks(nn.Module):
 
     def take(self, network: EfficientNetLite0) -> None:
         """Become what they are in a network."""
-        for own, block in zip(self.blocks, network.blocks[self._first :], strict=True):
+        for own, block in zip(self.blocks, list(network.blocks)[self._first :], strict=True):
             own.load_state_dict(block.state_dict())
         self.top.load_state_dict(network.top.state_dict())
 

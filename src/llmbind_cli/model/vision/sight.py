@@ -59,7 +59,7 @@ class Sight(nn.Module):
 
     Raises:
         ConfigurationError: There is a grounding encoder without a decoder, or the other way about;
-            or the tower's cells cannot be listed as things as configured.
+            or the tower's cells cannot be listed as things, or its blocks be tuned, as configured.
     """
 
     def __init__(
@@ -246,7 +246,7 @@ class Sight(nn.Module):
 
         Raises:
             ConfigurationError: It is to list more things than the tower has cells, or the cells
-                are no square grid, or blocks of the tower are to be tuned and nothing to be listed.
+                are no square grid, or blocks are to be tuned that cannot be.
         """
         config, cells = self.config, self.tower.num_tokens
         width, stage = self.tower.width, self._stage()
@@ -267,10 +267,16 @@ class Sight(nn.Module):
 
     def _stage(self) -> TunedStage | None:
         """Make the tuned blocks of the tower, if there are to be some."""
-        tower = self.tower
-        if not isinstance(tower, EfficientNetTower) or tower.tuned_from is None:
+        entry, encoder, tower = self.config.vision_tower, self.config.grounding_encoder, self.tower
+        if encoder is not None and encoder.tuned_from is not None:
+            raise ConfigurationError("tuned_from is for a vision tower, not a grounding encoder")
+        if entry.tuned_from is None:
             return None
-        return TunedStage(stride=tower.tuned_from, beside=tower.num_beside)
+        if not isinstance(tower, EfficientNetTower):
+            raise ConfigurationError(
+                f"tuned_from is for EfficientNet-lite0, not for {entry.family}"
+            )
+        return TunedStage(stride=entry.tuned_from, beside=tower.num_beside)
 
     def _grounding(self) -> GroundingEncoder:
         if self.grounding is None:

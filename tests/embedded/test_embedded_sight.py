@@ -76,8 +76,8 @@ def test_masks_follow_the_words(mask, instruction, side):
     assert left > 0.9 if side == "left" else left < 0.1
 
 
-a_teapot = pytest.mark.xfail(reason="its list takes this apple for a teapot, red")
-a_dog = pytest.mark.xfail(reason="it says yes of what is like a thing in the list")
+a_teapot = pytest.mark.xfail(strict=True, reason="its list takes this apple for a teapot, red")
+a_dog = pytest.mark.xfail(strict=True, reason="it says yes of what is like a thing in the list")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_binding_model import build
 from tiny_language_models import save_base
@@ -18,7 +20,7 @@ from tiny_vision import light_sight, save_efficientnet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from embedded_sight import grounding, held_out, naming, photo_fitting, speaking
+from embedded_sight import drawings, grounding, held_out, naming, photo_fitting, speaking
 from embedded_sight.joint import TaughtObjective, TrueLists, take_first_stages
 from embedded_sight.names import Cells, Centres, Names
 from resumable.optimizers import Optimizers
@@ -27,13 +29,15 @@ from resumable.state import take_what_fits
 from llmbind_cli.data.batches import Batch, SeenBatch
 from llmbind_cli.data.encode import encode_dialogue
 from llmbind_cli.data.sample import Dialogue, Turn
-from llmbind_cli.data.scenes.arrangements import ArrangementSampler
+from llmbind_cli.data.scenes.arrangements import ArrangementSampler, is_held_out_thing
 from llmbind_cli.data.scenes.colours import NAMES
 from llmbind_cli.data.scenes.pictures import SceneRenderer
 from llmbind_cli.data.scenes.questions import SceneQuestions
+from llmbind_cli.data.scenes.sampling import is_held_out_pair
 from llmbind_cli.data.scenes.sprites import Sprites
 from llmbind_cli.data.scenes.world import load_world
 from llmbind_cli.evaluation.mask_set import read_mask_set
+from llmbind_cli.generators.base import GeneratedArtifact
 from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.model.config import HEADS_NAME, MaskFilter
@@ -159,6 +163,76 @@ def test_pictures_made_soft_look_otherwise_and_mean_the_same(model, questions, l
     assert 0 < sum(changed) < 6
 
 
+class FakeGenerator:
+    """Draws a plain picture of a grey that its seed tells, and counts what it is asked."""
+
+    model_hash = "f" * 64
+
+    def __init__(self):
+        self.asked = []
+
+    def generate(self, requests):
+        assert len(requests) == self.batch_size
+        self.asked += requests
+        return [self._drawn(request.seed) for request in requests]
+
+    def _drawn(self, seed):
+        file = io.BytesIO()
+        Image.new("RGB", (128, 128), (seed, seed, seed)).save(file, "PNG")
+        return GeneratedArtifact(payload=file.getvalue(), media_type="image/png", suffix=".png")
+
+
+def test_drawings_are_asked_about_as_their_scenes_are(model, world, renderer, looking, tmp_path):
+    generator, counts = FakeGenerator(), {"train": 20, "held_out": 3}
+    drawings.draw_all(generator, world, tmp_path, seed=5, counts=counts)
+    files = sorted(tmp_path.glob("*/*.png"))
+    assert len(generator.asked) == 23 >= len(files) > 15
+    files[0].unlink()
+    drawings.draw_all(generator, world, tmp_path, seed=5, counts=counts)
+    assert len(generator.asked) == 24
+    assert files[0].exists()
+
+    row = drawings.drawn_arrangements(tmp_path, world, "train")
+    drawn = SceneQuestions(
+        row, drawings.DrawingRenderer(renderer.sprites, tmp_path / "train"), name="d",
+        turns=3, questions={"refer": 1.0},
+    )  # fmt: skip
+    shown = [drawn[number].pictures[0] for number in range(40)]
+    for picture in shown:
+        assert len(set(np.asarray(picture.load()).flat)) == 1
+        for placed in picture.arrangement.things:
+            assert not is_held_out_thing(placed.thing)
+            assert placed.count == 1
+    numbers = {np.asarray(picture.load()).flat[0] for picture in shown}
+    words = {request.seed: request.prompt.lower() for request in generator.asked[:20]}
+    assert len(numbers) > 10
+    named = [
+        any(noun.one in words[n] for noun in placed.thing.names + placed.thing.category_words)
+        for picture in shown
+        if len(picture.arrangement.things) == 1
+        for n in np.asarray(picture.load()).flat[:1]
+        for placed in picture.arrangement.things
+    ]
+    assert all(named)
+    pairs = drawings.drawn_arrangements(tmp_path, world, "held_out")
+    for number in range(3):
+        things = [placed.thing for placed in pairs.draw(number).things]
+        assert len(things) == 1 or is_held_out_pair(*things)
+
+    names, _ = looking
+    mixed = drawings.Alternating(range(100), range(1000, 1100))
+    assert [mixed[number] for number in range(8)] == [0, 1, 2, 1000, 4, 5, 6, 1001]
+    described, soft = (
+        naming.Describing(names=names, questions=drawn, sight=model.sight, soft=share).look(
+            range(2)
+        )
+        for share in (0.0, 1.0)
+    )
+    for one, other in zip(described, soft, strict=True):
+        assert torch.equal(one.features, other.features)  # a drawing is soft already
+        assert one.centres.here.any()
+
+
 def test_what_fits_of_earlier_networks_is_taken(model):
     networks, earlier = networks_of(model), networks_of(model).state_dict()
     earlier = {name: value + 1 for name, value in earlier.items()}
@@ -208,8 +282,9 @@ def test_the_projector_learns_to_list_and_goes_on_where_it_was(
     def teach(learning, steps, state):
         describing._kept.clear()
         naming.teach_projector(
-            learning, names, describing, apart, steps=steps, state=state, fresh=2, again=0
-        )
+            learning, names, describing, {"scenes": apart}, steps=steps, state=state,
+            fresh=2, again=0,
+        )  # fmt: skip
         return learning
 
     width = apart[0].features.shape[1]
@@ -257,8 +332,9 @@ def test_tuned_blocks_learn_more_slowly_and_their_neck_begins_as_the_decoder_s(
     describing.look = lambda numbers: looked[: len(numbers)]
     before = {name: value.clone() for name, value in learning.state_dict().items()}
     naming.teach_projector(
-        learning, names, describing, looked, steps=1, state=tmp_path / "s.pt", fresh=2, again=0
-    )
+        learning, names, describing, {"scenes": looked}, steps=1, state=tmp_path / "s.pt",
+        fresh=2, again=0,
+    )  # fmt: skip
     moved = {n: float((v - before[n]).abs().max()) for n, v in learning.state_dict().items()}
     # The first step of Adam is as long as its learning rate, a fiftieth of the whole at first.
     whole = moved["stage.lateral.mix.weight"]

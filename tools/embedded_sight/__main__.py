@@ -1,6 +1,7 @@
 """Make what the embedded bundle sees with, one command a stage.
 
 python tools/embedded_sight ground SPRITES.npz WORK [--photos FOLDER]
+python tools/embedded_sight draw DRAWINGS
 python tools/embedded_sight name SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight speak SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight follow SPRITES.npz BUNDLE --like BUNDLE [--photos FOLDER]
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from embedded_sight.drawings import Samples, Split
     from embedded_sight.names import Names
     from llmbind_cli.data.scenes.pictures import SceneRenderer
     from llmbind_cli.data.scenes.questions import SceneQuestions
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded-sight.toml"
 SEED, SIDE_PX = 21, 256
+SCORED, DRAWN_HELD_OUT = 160, 400
+"""Pictures of each kind that a projector is scored on while it learns; drawings held out."""
+
 POINTING = {"refer": 0.35, "spatial": 0.35, "reason": 0.22, "group": 0.08}
 
 
@@ -48,7 +53,10 @@ def main() -> None:
     stage.add_argument("--steps", type=int, default=8000)
     stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
     stage.add_argument("--like", type=Path, help="earlier grounding.pt: begin with what fits of it")
+    stage = _stage(stages, draw, "out")
+    stage.add_argument("--count", type=int, default=6000, help="scenes to learn from")
     stage = _stage(stages, name, "sprites", "work", photos=True)
+    stage.add_argument("--drawings", type=Path, help="what draw made: every fourth picture")
     stage.add_argument("--steps", type=int, default=3000)
     stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
     stage.add_argument("--like", type=Path, help="another projector.pt, to go on from what fits")
@@ -135,10 +143,25 @@ def ground(arguments: argparse.Namespace) -> None:
     )
 
 
+def draw(arguments: argparse.Namespace) -> None:
+    """Have the embedded generator draw scenes, to learn from and to score on."""
+    from importlib import resources
+
+    from embedded_sight.drawings import draw_all
+    from llmbind_cli.data.scenes.world import load_world
+    from llmbind_cli.generators.image import ImageGenerator
+
+    bundle = Path(str(resources.files("llmbind_cli") / "bundles" / "embedded"))
+    generator = ImageGenerator.load(bundle / "generators" / "image", name="embedded/image")
+    counts = {"train": arguments.count, "held_out": DRAWN_HELD_OUT}
+    draw_all(generator, load_world(), arguments.out, seed=SEED, counts=counts)
+
+
 def name(arguments: argparse.Namespace) -> None:
     """Teach the projector to name what the vision tower sees."""
     from resumable.state import take_what_fits
 
+    from embedded_sight.drawings import Alternating
     from embedded_sight.joint import take_first_stages
     from embedded_sight.naming import Describing, begin_neck, teach_projector
     from embedded_sight.speaking import give_projector
@@ -156,15 +179,19 @@ def name(arguments: argparse.Namespace) -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     names, sight = _names(model, scenes), model.sight
 
-    def looking(split: str, **how: float) -> Describing:
-        questions = _pointing(scenes, split, name="name")
-        return Describing(names=names, questions=questions, sight=sight, kept=20_000, **how)
+    def looking(questions: Samples) -> Describing:
+        return Describing(names=names, questions=questions, sight=sight, kept=20_000)
 
+    teaching: Samples = _pointing(scenes, "train", name="name")
+    scored: dict[str, Samples] = {"scenes": _pointing(scenes, "held_out_scenes", name="name")}
+    if arguments.drawings is not None:
+        teaching = Alternating(teaching, _drawn(scenes, arguments.drawings, "train"))
+        scored["drawings"] = _drawn(scenes, arguments.drawings, "held_out")
     teach_projector(
         sight.projector,
         names,
-        looking("train"),
-        looking("held_out_scenes").look(range(160)),
+        looking(teaching),
+        {kind: looking(samples).look(range(SCORED)) for kind, samples in scored.items()},
         steps=arguments.steps,
         state=arguments.work / "projector.pt",
         begun=begun,
@@ -273,6 +300,16 @@ def _pointing(scenes: _Scenes, split: str, *, name: str) -> SceneQuestions:
     return SceneQuestions(
         sampler, scenes.renderer, name=f"{name}/{split}", turns=8, questions=POINTING
     )
+
+
+def _drawn(scenes: _Scenes, folder: Path, split: Split) -> SceneQuestions:
+    """Return drawings with expressions to point at."""
+    from embedded_sight.drawings import DrawingRenderer, drawn_arrangements
+    from llmbind_cli.data.scenes.questions import SceneQuestions
+
+    sampler = drawn_arrangements(folder, scenes.world, split)
+    renderer = DrawingRenderer(scenes.renderer.sprites, folder / split)
+    return SceneQuestions(sampler, renderer, name=f"drawn/{split}", turns=8, questions=POINTING)
 
 
 def _speaking(scenes: _Scenes) -> SceneQuestions:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import abc
 import random
 from collections.abc import Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 
+from embedded_sight.drawings import DrawingRenderer, Samples
 from embedded_sight.names import Names
 from llmbind_cli.data.sample import Sample
-from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.model.vision.sight import Sight
 
 _SOFT, _SMALLEST, _BLUR_PX = 0.35, 0.375, 1.2
@@ -42,7 +42,7 @@ class Looking(abc.ABC, Generic[_Seen]):
     def __init__(
         self,
         *,
-        questions: SceneQuestions,
+        questions: Samples,
         names: Names,
         sight: Sight,
         kept: int = 4000,
@@ -60,7 +60,7 @@ class Looking(abc.ABC, Generic[_Seen]):
         """Draw scenes; the pictures are as the networks are to see them."""
         samples = [self._questions[number] for number in numbers]
         pictures = [
-            self._softened(sample.pictures[0].load(), random.Random(f"soft/{number}"))
+            self._shown(sample.pictures[0], random.Random(f"soft/{number}"))
             for number, sample in zip(numbers, samples, strict=True)
         ]
         return samples, pictures
@@ -91,8 +91,10 @@ class Looking(abc.ABC, Generic[_Seen]):
                     self._kept[chance.randrange(self._most)] = one
             yield [*new, *known]
 
-    def _softened(self, picture: Image.Image, chance: random.Random) -> Image.Image:
-        if chance.random() >= self._soft:
+    def _shown(self, scene: Any, chance: random.Random) -> Image.Image:
+        """Return a scene as it is, or made soft; a drawing of one is soft already."""
+        picture: Image.Image = scene.load()
+        if chance.random() >= self._soft or isinstance(scene.renderer, DrawingRenderer):
             return picture
         side = round(chance.uniform(_SMALLEST, 1) * picture.width)
         blur = ImageFilter.GaussianBlur(chance.uniform(0, _BLUR_PX))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ class Describing(Looking[Described]):
 
 
 def teach_projector(
-    projector: ObjectProjector, names: Names, looking: Describing, held_out: Sequence[Described], *,
+    projector: ObjectProjector, names: Names, looking: Describing,
+    held_out: Mapping[str, Sequence[Described]], *,
     steps: int, state: Path, begun: int = 0, fresh: int = 8, again: int = 24, lr: float = 2e-3,
     workers: int = 0,
 ) -> None:  # fmt: skip
@@ -91,7 +92,7 @@ def teach_projector(
         projector: Is trained in place, its tables are filled.
         names: Of things.
         looking: Gives pictures.
-        held_out: Pictures to score on.
+        held_out: What they are called → pictures to score on.
         steps: Steps in all.
         state: File of the training's state.
         begun: Steps of another training that the projector comes from.
@@ -127,8 +128,9 @@ def teach_projector(
             losses, clock = [], time.monotonic()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             save_state(state, step + 1, **parts)
-            told = ", ".join(f"{n} {v:.1%}" for n, v in listed(projector, held_out).items())
-            console.log(f"held out: {told}")
+            for kind, pictures in held_out.items():
+                shares = listed(projector, pictures).items()
+                console.log(f"{kind}: {', '.join(f'{name} {share:.1%}' for name, share in shares)}")
             clock = time.monotonic()
 
 

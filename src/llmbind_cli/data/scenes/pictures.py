@@ -31,13 +31,13 @@ class SceneRenderer:
 
     def __init__(self, sprites: Sprites, size_px: int) -> None:
         self.size_px = size_px
-        self._sprites = sprites
+        self.sprites = sprites
         self.drawn = functools.lru_cache(maxsize=_KEPT)(self._draw)
 
     def _draw(self, scene: ScenePicture) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         canvas = scene.arrangement.ground.draw(self.size_px)
         placed = [(thing, thing.box) for thing in scene.arrangement.things]
-        return draw_things(canvas, placed, self._sprites)
+        return draw_things(canvas, placed, self.sprites)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

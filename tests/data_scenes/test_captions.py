@@ -118,6 +118,9 @@ def test_nearly_all_words_of_captions_are_known(scenes):
         ("a cat, oil painting, 4k", ["cat"], ()),
         ("an oil painting", ["framed picture"], ()),
         ("a jack-o'-lantern on the T-Rex’s head", ["jack-o'-lantern", "t-rex"], ("head",)),
+        ("'two pairs of sunglasses on the grass'", ["sunglasses"], ()),
+        ("a man o' war and a ladies' bag", ["jellyfish", "handbag"], ()),
+        ("the 'fog' of the 'cats'", ["cat"], ("fog",)),
         ("a horse riding a bicycle", ["horse", "bicycle"], ("riding",)),
         ("a tea-pot on the snow", ["teapot"], ()),
         ("a lighthouse in the fog", [], ("lighthouse", "fog")),
@@ -128,6 +131,14 @@ def test_what_a_prompt_names(prompt, things, unknown):
     found = nearest(prompt)
     assert [thing.name for thing in found.things] == things
     assert found.unknown == unknown
+
+
+def test_every_name_of_every_thing_is_known(world):
+    for thing in world:
+        for form in (form for noun in thing.names for form in (noun.one, noun.many) if form):
+            found = nearest(f"a picture of {form}")
+            assert thing in found.things, form
+            assert not found.unknown, form
 
 
 def test_the_default_mix_covers_every_kind():

@@ -11,7 +11,7 @@ from llmbind_cli.data.scenes.colours import COLOUR_WORDS
 from llmbind_cli.data.scenes.wording import fixed_phrases, place_words
 from llmbind_cli.data.scenes.world import Thing, World, load_world
 
-_WORD = re.compile(r"[a-z0-9]+(?:['-]+[a-z0-9]+)*")
+_WORD = re.compile(r"[a-z0-9]+(?:['-]+[a-z0-9]+)*'?")
 _LONGEST = 6
 """Most words of one name."""
 
@@ -24,7 +24,7 @@ _SMALL_WORDS = frozenset(
         beside between near next left right top bottom upper lower side sides middle
         centre center corner edge row front back its it is are be there this that these
         those his her their my your our me us we i you as while who which just only also
-        plus together very really please pair few several many no not draw paint make show
+        plus together very really please pair pairs few several many no not draw paint make show
         create generate picture image drawing illustration photo painting sketch
         background backdrop foreground wall plain simple white scene shows see seen can
         style look up down off out around through against along like but so all
@@ -89,7 +89,8 @@ def nearest(prompt: str, world: World | None = None) -> Coverage:
     at = 0
     while at < len(words):
         for length in range(min(_LONGEST, len(words) - at), 0, -1):
-            phrase = " ".join(words[at : at + length])
+            # An apostrophe at the end is a quotation mark unless a name goes on after it.
+            phrase = " ".join(words[at : at + length]).removesuffix("'")
             meant = next((names[form] for form in _forms(phrase) if form in names), ())
             if phrase in COLOUR_WORDS:
                 taken = bool(meant) and not _names_thing(words[at + length :], names)
@@ -104,7 +105,7 @@ def nearest(prompt: str, world: World | None = None) -> Coverage:
                 break
         else:
             length = 1
-            unknown.append(words[at])
+            unknown.append(words[at].removesuffix("'"))
             kinds.append("unknown")
         at += length
     gaps = [matches[place].span() for place in _left_out(words, kinds)]

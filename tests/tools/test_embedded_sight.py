@@ -20,7 +20,7 @@ from tiny_vision import light_sight, save_efficientnet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from embedded_sight import drawings, grounding, held_out, naming, photo_fitting, speaking
+from embedded_sight import drawings, fitting, grounding, held_out, naming, speaking
 from embedded_sight.joint import TaughtObjective, TrueLists, take_first_stages
 from embedded_sight.names import Cells, Centres, Names
 from resumable.optimizers import Optimizers
@@ -40,7 +40,7 @@ from llmbind_cli.evaluation.mask_set import read_mask_set
 from llmbind_cli.generators.base import GeneratedArtifact
 from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.model.checkpoint import save_bundle
-from llmbind_cli.model.config import HEADS_NAME, MaskFilter
+from llmbind_cli.model.config import HEADS_NAME, MaskFilter, ObjectTokens
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
 from llmbind_cli.nn.object_projector import CellScores, ObjectProjector
 from llmbind_cli.nn.tuned_stage import TunedStage
@@ -570,12 +570,16 @@ def test_the_card_tells_what_a_bundle_sees_with(model):
     training = {"steps": 1, "dialogues_seen": 1, "data_sha256": "0", "sources": []}
     training["recipe"] = {"train": {"seed": 0}}
     for smoothing, told in ((None, "\n"), (MaskFilter(radius=3, eps=1e-5), ", a guided filter ")):
-        seen = dataclasses.replace(sight, vision_tower=tower, mask_filter=smoothing)
+        encoder = dataclasses.replace(sight.grounding_encoder, tuned_from=smoothing and 16)
+        seen = dataclasses.replace(
+            sight, vision_tower=tower, grounding_encoder=encoder, mask_filter=smoothing
+        )
         config = dataclasses.replace(model.config, sight=seen, training=training)
         card = training_card(config)
         name = "efficientnet-lite0 at 64 px"
         tuned = ", its blocks tuned from stride 16 on"
-        assert f"- Sees with: {name}{tuned}; cuts out with: {name}{told}" in card
+        cut = f"{name}{tuned}{told}" if smoothing else f"{name}{told}"
+        assert f"- Sees with: {name}{tuned}; cuts out with: {cut}" in card
     assert "a guided filter of radius 3 and eps 1e-05\n" in card
 
 
@@ -650,8 +654,8 @@ def test_decoder_and_projection_learn_masks_of_states(model):
     all_and_nothing = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
     all_and_nothing[0] = 1
     asked = torch.randn(2, model.sight.projector.linear_2.out_features)
-    read = photo_fitting.ReadPhotos(
-        maps=maps,
+    read = fitting.ReadMasks(
+        maps=tuple(one.bfloat16() for one in maps),
         states=asked.repeat(8, 1),
         labels=all_and_nothing.repeat(8, 1, 1),
         image_of=torch.arange(8).repeat_interleave(2),
@@ -664,11 +668,68 @@ def test_decoder_and_projection_learn_masks_of_states(model):
         return float(((logits > 0) == (wanted[:, 0] > 0)).float().mean())
 
     before = right()
-    photo_fitting.fit_photos(model.sight, read, steps=60)
+    fitting.fit_masks(model.sight, read, steps=60, apart=read)
     assert right() > max(0.95, before)
+    assert fitting.score(model.sight, read) > 0.9
     changed = {n.partition(".")[0] for n, v in model.sight.heads().items() if (v != own[n]).any()}
     assert changed == {"mask_decoder", "prompt_projection"}
     model.sight.load_heads(own)
+
+
+def test_a_decoder_of_another_shape_begins_with_what_fits(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBIND_CACHE", str(tmp_path / "cache"))
+    save_bundle(model, tmp_path / "bundle", card="# Tiny\n", dtype=torch.float32)
+    sight = model.config.sight
+    tower = dataclasses.replace(sight.vision_tower, strides=(32,), tuned_from=16)
+    encoder = dataclasses.replace(sight.grounding_encoder, tuned_from=16)
+    deeper = dataclasses.replace(
+        sight, vision_tower=tower, grounding_encoder=encoder,
+        object_tokens=ObjectTokens(most=3, names=5, colours=2, pieces=2),
+        mask_decoder={"prompt_width": 128, "attended_maps": 1, "neck_layers": 2},
+    )  # fmt: skip
+    other = build(model.config.language_model.source, sight=deeper, tasks=["image", "segment"])
+    decoder, stage = other.sight.mask_decoder, other.sight.projector.stage
+    with torch.no_grad():
+        stage.last.top.convolution.bias.fill_(0.25)
+        stage.lateral.mix.bias.fill_(0.5)
+    fitting.begin_as(other.sight, tmp_path / "bundle")
+    assert (decoder.last.top.convolution.bias == 0.25).all()
+    assert (decoder.coarse[-1].mix.bias == 0.5).all()
+    earlier, now = model.sight.heads(), other.sight.heads()
+    narrower = "prompt_projection.linear_2.weight"
+    assert earlier[narrower].shape != now[narrower].shape  # and so it begins anew
+    smaller = dataclasses.replace(deeper, mask_decoder=sight.mask_decoder)
+    same = build(model.config.language_model.source, sight=smaller, tasks=["image", "segment"])
+    same.sight.projector.stage = None
+    fitting.begin_as(same.sight, tmp_path / "bundle")
+    for name, head in model.sight.heads().items():
+        if name.startswith(("mask_decoder.", "prompt_projection.")):
+            assert torch.equal(same.sight.heads()[name], head), name
+
+
+def test_read_masks_are_kept_put_together_and_set_apart(model, questions, tmp_path):
+    samples = [questions[number] for number in (0, 1, 2)]
+    whole = fitting.read_masks(model, samples)
+    counts = [len(sample.segments) for sample in samples]
+    assert torch.bincount(whole.image_of).tolist() == counts
+    assert whole.labels.shape[1:] == (64, 64)
+    twice = fitting.read_masks(model, [*samples, samples[0]], finer=4)
+    assert len(twice.maps[0]) == 3  # a picture is kept once
+    assert twice.image_of.tolist()[-counts[0] :] == [0] * counts[0]
+    assert twice.labels.shape[1:] == (16, 16)
+    full, coarse = whole.labels.float().mean((1, 2)), twice.labels.float().mean((1, 2))
+    torch.testing.assert_close(coarse[: len(full)], full, atol=0.05, rtol=0)
+    whole.save(tmp_path / "masks.pt")
+    both = fitting.ReadMasks.of([whole, fitting.ReadMasks.load(tmp_path / "masks.pt")])
+    assert both.image_of.tolist() == [*whole.image_of.tolist(), *(whole.image_of + 3).tolist()]
+    learned, apart = both.split(0.5)
+    for part in (learned, apart):
+        assert torch.equal(part.states, whole.states)
+        assert torch.equal(part.image_of, whole.image_of)
+        assert all(torch.equal(a, b) for a, b in zip(part.maps, whole.maps, strict=True))
+    left_out = torch.full((1, 4, 4), 255, dtype=torch.uint8)
+    left_out[0, :2] = 1
+    assert fitting._coarser(left_out, 2).tolist() == [[[1, 1], [255, 255]]]
 
 
 def test_states_tell_the_prompts_that_they_hold(monkeypatch):

@@ -290,10 +290,46 @@ def test_the_last_blocks_may_be_the_projector_s_own(efficientnet):
     assert not any(p.requires_grad for p in sight.tower.parameters())
 
 
-def test_blocks_are_tuned_only_where_things_are_listed_of_one_map(efficientnet, clip, sam):
+def test_the_last_blocks_may_be_the_mask_decoder_s_own(efficientnet, light_bundle):
+    """They begin as those of the network, so masks begin as they are without them."""
+    config = light_sight(efficientnet)
+    encoder = dataclasses.replace(config.grounding_encoder, tuned_from=16)
+    sight = sight_of(dataclasses.replace(config, grounding_encoder=encoder))
+    pictures = [picture(40, 30, seed=1), picture(33, 64, seed=2)]
+    maps, whole = sight.maps(pictures), light_bundle.maps(pictures)
+    assert len(maps) == len(whole) - 1
+    torch.testing.assert_close(maps, whole[:-1])
+    torch.testing.assert_close(sight.look(pictures)[1], maps)
+    sight.load_heads(light_bundle.heads())
+    image_of = torch.tensor([0, 1, 1])
+    logits = sight.mask_logits(maps, states(3), image_of)
+    expected = light_bundle.mask_logits(whole, states(3), image_of)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    logits.sum().backward()
+    assert sight.mask_decoder.last.top.convolution.weight.grad.any()
+    assert "mask_decoder.last.top.convolution.weight" in sight.heads()
+
+
+def test_blocks_that_nobody_wants_do_not_run(efficientnet):
     config = tuned(efficientnet)
     encoder = dataclasses.replace(config.grounding_encoder, tuned_from=16)
-    with pytest.raises(ConfigurationError, match="is for a vision tower, not a grounding encoder"):
+    both = sight_of(dataclasses.replace(config, grounding_encoder=encoder))
+    one = sight_of(config)
+    ran = []
+    for sight in (both, one):
+        sight.tower.network.top.register_forward_hook(lambda *_, s=sight: ran.append(s is both))
+        sight.look([picture(40, 30)])
+        sight.tower_features([picture(40, 30)])
+    assert ran == [False]
+
+
+def test_blocks_are_tuned_only_where_things_are_listed_of_one_map(efficientnet, clip, sam):
+    config = tuned(efficientnet)
+    encoder = dataclasses.replace(sam_sight(clip, sam).grounding_encoder, tuned_from=16)
+    with pytest.raises(ConfigurationError, match="is for EfficientNet-lite0, not for sam"):
+        sight_of(dataclasses.replace(sam_sight(clip, sam), grounding_encoder=encoder))
+    encoder = dataclasses.replace(config.grounding_encoder, tuned_from=8)
+    with pytest.raises(ConfigurationError, match="strides must end with tuned_from and 32, got"):
         sight_of(dataclasses.replace(config, grounding_encoder=encoder))
     other = dataclasses.replace(sam_sight(clip, sam).vision_tower, tuned_from=16)
     with pytest.raises(ConfigurationError, match="is for EfficientNet-lite0, not for clip"):
@@ -312,7 +348,7 @@ def test_one_network_for_both_runs_once(light_bundle, sam_bundle, efficientnet, 
     runs = []
     run = light_bundle.tower.network.feature_maps
     monkeypatch.setattr(
-        light_bundle.tower.network, "feature_maps", lambda pixels: runs.append(1) or run(pixels)
+        light_bundle.tower.network, "feature_maps", lambda *asked: runs.append(1) or run(*asked)
     )
     features, maps = light_bundle.look(pictures)
     assert len(runs) == 1

@@ -5,6 +5,7 @@ python tools/embedded_sight draw DRAWINGS
 python tools/embedded_sight name SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight speak SPRITES.npz WORK [--photos FOLDER]
 python tools/embedded_sight follow SPRITES.npz BUNDLE --like BUNDLE [--photos FOLDER]
+python tools/embedded_sight fit SPRITES.npz WORK --into BUNDLE [--photos FOLDER]
 python tools/embedded_sight held-out SPRITES.npz OUT [--photos FOLDER]
 python tools/embedded_sight suite SPRITES.npz OUT
 python tools/embedded_sight photos COCO128 OUT [--deeplab FILE.tflite]
@@ -18,30 +19,31 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 # Run as a folder, Python puts the folder itself on the path and not the one above it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from embedded_sight.scenes import SEED, Scenes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from embedded_sight.drawings import Samples, Split
+    from embedded_sight.drawings import Samples
     from embedded_sight.names import Names
-    from llmbind_cli.data.scenes.pictures import SceneRenderer
-    from llmbind_cli.data.scenes.questions import SceneQuestions
-    from llmbind_cli.data.scenes.world import World
     from llmbind_cli.model.bound_model import BoundModel
     from llmbind_cli.training.start import Start
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded-sight.toml"
-SEED, SIDE_PX = 21, 256
 SCORED, DRAWN_HELD_OUT = 160, 400
 """Pictures of each kind that a projector is scored on while it learns; drawings held out."""
 
-POINTING = {"refer": 0.35, "spatial": 0.35, "reason": 0.22, "group": 0.08}
+MASK_PX, APART = 4, 0.05
+"""Pixels of the encoder's square that make one of a mask to fit to, and share of what is read that
+the fit is scored on.
+"""
 
 
 def main() -> None:
@@ -60,6 +62,7 @@ def main() -> None:
     stage.add_argument("--steps", type=int, default=3000)
     stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
     stage.add_argument("--like", type=Path, help="another projector.pt, to go on from what fits")
+    stage.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     stage.add_argument("--into", type=Path, help="bundle that sees alike, to put it into")
     stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage = _stage(stages, speak, "sprites", "work", photos=True)
@@ -72,6 +75,14 @@ def main() -> None:
     stage = _stage(stages, follow, "sprites", "bundle", photos=True)
     stage.add_argument("--count", type=int, default=2300, help="dialogues to read")
     stage.add_argument("--like", default="embedded", help="bundle with the same mask decoder")
+    stage = _stage(stages, fit, "sprites", "work", photos=True)
+    stage.add_argument("--drawings", type=Path, help="what draw made: every fourth picture")
+    stage.add_argument("--count", type=int, default=2600, help="dialogues to read")
+    stage.add_argument("--read", type=Path, nargs="*", help="masks.pt that were read before")
+    stage.add_argument("--steps", type=int, default=2000)
+    stage.add_argument(
+        "--into", type=Path, required=True, help="bundle to go on from and to put both into"
+    )
     stage = _stage(stages, held_out, "sprites", "out", photos=True)
     stage.add_argument("--count", type=int, default=200, help="pictures of each kind and row")
     stage = _stage(stages, suite, "sprites", "out")
@@ -122,7 +133,7 @@ def ground(arguments: argparse.Namespace) -> None:
     names = _names(model, scenes)
 
     def looking(split: str, **how: float) -> Asking:
-        questions = _pointing(scenes, split, name="ground")
+        questions = scenes.pointing(split, name="ground")
         return Asking(names=names, questions=questions, sight=model.sight, **how)
 
     networks = Grounding(model.sight, embedding, model.tokenizer)
@@ -182,11 +193,11 @@ def name(arguments: argparse.Namespace) -> None:
     def looking(questions: Samples) -> Describing:
         return Describing(names=names, questions=questions, sight=sight, kept=20_000)
 
-    teaching: Samples = _pointing(scenes, "train", name="name")
-    scored: dict[str, Samples] = {"scenes": _pointing(scenes, "held_out_scenes", name="name")}
+    teaching: Samples = scenes.pointing("train", name="name")
+    scored: dict[str, Samples] = {"scenes": scenes.pointing("held_out_scenes", name="name")}
     if arguments.drawings is not None:
-        teaching = Alternating(teaching, _drawn(scenes, arguments.drawings, "train"))
-        scored["drawings"] = _drawn(scenes, arguments.drawings, "held_out")
+        teaching = Alternating(teaching, scenes.drawn(arguments.drawings, "train"))
+        scored["drawings"] = scenes.drawn(arguments.drawings, "held_out")
     teach_projector(
         sight.projector,
         names,
@@ -195,6 +206,7 @@ def name(arguments: argparse.Namespace) -> None:
         steps=arguments.steps,
         state=arguments.work / "projector.pt",
         begun=begun,
+        lr=arguments.lr,
         workers=arguments.workers,
     )
     if arguments.into is not None:
@@ -211,11 +223,11 @@ def speak(arguments: argparse.Namespace) -> None:
     overrides = [*arguments.overrides]
     if arguments.into is not None:
         overrides.append(f"model.start={json.dumps(str(arguments.into.resolve()))}")
-    (model, _), scenes = _model(overrides), _scenes(arguments)
+    model, _ = _model(overrides)
     teacher = take_first_stages(model, arguments.work)
     if teacher is None:
         raise SystemExit("speak needs the reader that ground teaches; without one, see follow")
-    questions = _speaking(scenes)
+    questions = _scenes(arguments).speaking()
     if arguments.states:
         read = ReadPhrases.of([ReadPhrases.load(path) for path in arguments.states])
     else:
@@ -243,7 +255,7 @@ def follow(arguments: argparse.Namespace) -> None:
     model, other = (load_model(str(b), device="cpu") for b in (arguments.bundle, arguments.like))
     if model.sight is None:
         raise SystemExit(f"{arguments.bundle} does not see")
-    best = fit(model, other, _speaking(_scenes(arguments)), arguments.count)
+    best = fit(model, other, _scenes(arguments).speaking(), arguments.count)
     told = {
         "tool": "tools/embedded_sight, follow",
         "like": other.name,
@@ -252,6 +264,35 @@ def follow(arguments: argparse.Namespace) -> None:
     }
     give_prompts(arguments.bundle, model, told)
     console.log(f"{best:.3f} of the variance of the other bundle's prompts explained")
+
+
+def fit(arguments: argparse.Namespace) -> None:
+    """Fit a bundle's mask decoder and prompt projection to masks, its language model as it is."""
+    from embedded_sight.fitting import ReadMasks, begin_as, fit_masks, read_masks
+    from embedded_sight.joint import decodes_alike
+    from embedded_sight.speaking import give_decoder
+
+    model, start = _model([f"model.start={json.dumps(str(arguments.into.resolve()))}"])
+    if start is None or model.sight is None:
+        raise SystemExit(f"{arguments.into} must be a bundle that sees")
+    if arguments.read:
+        read = ReadMasks.of([ReadMasks.load(path) for path in arguments.read])
+    else:
+        spoken = _scenes(arguments).spoken(arguments.drawings)
+        read = read_masks(model, (spoken[n] for n in range(arguments.count)), finer=MASK_PX)
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        read.save(arguments.work / "masks.pt")
+    if not decodes_alike(start, model.sight.config):
+        begin_as(model.sight, start.bundle)
+    learned, apart = read.split(APART)
+    fit_masks(model.sight, learned, steps=arguments.steps, apart=apart)
+    told = {
+        "tool": "tools/embedded_sight, fit",
+        "steps": arguments.steps,
+        "masks": len(learned.states),
+        "seed": SEED + 1,
+    }
+    give_decoder(arguments.into, model, told)
 
 
 def held_out(arguments: argparse.Namespace) -> None:
@@ -272,58 +313,12 @@ def suite(arguments: argparse.Namespace) -> None:
     write_suite(arguments.out, scenes.world, scenes.renderer, count=arguments.count)
 
 
-class _Scenes(NamedTuple):
-    world: World
-    renderer: SceneRenderer
-    photos: tuple[Path, ...]
+def _scenes(arguments: argparse.Namespace) -> Scenes:
+    """Return where the scenes of a stage come from."""
+    return Scenes.load(arguments.sprites, arguments.photos)
 
 
-def _scenes(arguments: argparse.Namespace) -> _Scenes:
-    from llmbind_cli.data.scenes.grounds import list_photos
-    from llmbind_cli.data.scenes.pictures import SceneRenderer
-    from llmbind_cli.data.scenes.sprites import Sprites
-    from llmbind_cli.data.scenes.world import load_world
-
-    return _Scenes(
-        load_world(),
-        SceneRenderer(Sprites.load(arguments.sprites), SIDE_PX),
-        () if arguments.photos is None else list_photos(arguments.photos),
-    )
-
-
-def _pointing(scenes: _Scenes, split: str, *, name: str) -> SceneQuestions:
-    """Return scenes with expressions to point at."""
-    from llmbind_cli.data.scenes.arrangements import ArrangementSampler
-    from llmbind_cli.data.scenes.questions import SceneQuestions
-
-    sampler = ArrangementSampler(scenes.world, SEED, split=split, photos=scenes.photos)
-    return SceneQuestions(
-        sampler, scenes.renderer, name=f"{name}/{split}", turns=8, questions=POINTING
-    )
-
-
-def _drawn(scenes: _Scenes, folder: Path, split: Split) -> SceneQuestions:
-    """Return drawings with expressions to point at."""
-    from embedded_sight.drawings import DrawingRenderer, drawn_arrangements
-    from llmbind_cli.data.scenes.questions import SceneQuestions
-
-    sampler = drawn_arrangements(folder, scenes.world, split)
-    renderer = DrawingRenderer(scenes.renderer.sprites, folder / split)
-    return SceneQuestions(sampler, renderer, name=f"drawn/{split}", turns=8, questions=POINTING)
-
-
-def _speaking(scenes: _Scenes) -> SceneQuestions:
-    """Return scenes that the language model speaks about, whose states are read."""
-    from llmbind_cli.data.scenes.arrangements import ArrangementSampler
-    from llmbind_cli.data.scenes.questions import SceneQuestions
-
-    sampler = ArrangementSampler(scenes.world, SEED + 1, photos=scenes.photos)
-    return SceneQuestions(
-        sampler, scenes.renderer, name="speak", turns=10, questions=POINTING, tied=True
-    )
-
-
-def _names(model: BoundModel, scenes: _Scenes) -> Names:
+def _names(model: BoundModel, scenes: Scenes) -> Names:
     """Return the names of the things that training knows."""
     from embedded_sight.names import Names
     from llmbind_cli.data.scenes.arrangements import ArrangementSampler
@@ -353,15 +348,16 @@ def fit_photos(arguments: argparse.Namespace) -> None:
     """Fit the embedded bundle's decoder and projection to the photos of COCO128 to train on."""
     import shutil
 
-    from embedded_sight.photo_fitting import fit_photos as fit
-    from embedded_sight.photo_fitting import read_photos
+    from embedded_sight.fitting import fit_masks, read_masks
+    from embedded_sight.photos import dialogues
     from embedded_sight.speaking import replace_heads
 
     model, start = _model()
     if start is None or model.sight is None:
         raise SystemExit("the recipe must start from a bundle that sees")
-    read = read_photos(model, arguments.root, wordings_of_each=arguments.wordings)
-    fit(model.sight, read, steps=arguments.steps)
+    said = model.sight.config.segment_prompt
+    read = read_masks(model, dialogues(arguments.root, said, wordings_of_each=arguments.wordings))
+    fit_masks(model.sight, read, steps=arguments.steps)
     shutil.copytree(start.bundle, arguments.out)
     fitted = ("mask_decoder.", "prompt_projection.")
     heads = model.sight.heads().items()

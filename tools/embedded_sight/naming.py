@@ -34,7 +34,7 @@ LOG_EVERY, SAVE_EVERY = 20, 100
 _WARM_UP, _DECAY = 50, 0.7
 """Steps until the learning rate is reached; share of the steps over which it falls to 0."""
 
-_TUNED = 0.3
+TUNED = 0.3
 """Learning rate of blocks that know what photos look like, over that of what is new."""
 
 _NEAR = 1.5
@@ -148,7 +148,7 @@ def _groups(projector: ObjectProjector, learning: Sequence[nn.Parameter]) -> lis
     tuned = set() if stage is None else {id(parameter) for parameter in stage.last.parameters()}
     groups = [
         {"params": [one for one in learning if id(one) not in tuned], "share": 1.0},
-        {"params": [one for one in learning if id(one) in tuned], "share": _TUNED},
+        {"params": [one for one in learning if id(one) in tuned], "share": TUNED},
     ]
     return [group for group in groups if group["params"]]
 

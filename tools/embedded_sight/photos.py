@@ -11,6 +11,7 @@ DeepLabv3 takes for the class that is asked for; its classes alone stand in
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ import numpy as np
 from PIL import Image
 
 from llmbind_cli.data.rle import coco_rle
+from llmbind_cli.data.sample import Sample, SegmentTarget, Turn
+from llmbind_cli.data.segmentation import wordings
 from llmbind_cli.data.segmentation.annotations import AnnotatedPicture, Region
 from llmbind_cli.data.segmentation.coco128 import read_coco128
 
@@ -41,6 +44,31 @@ class Asked(NamedTuple):
     prompt: str
     picture: AnnotatedPicture
     region: Region
+
+
+def dialogues(root: Path, segment_prompt: str, *, wordings_of_each: int) -> Iterator[Sample]:
+    """Word each expression of the photos to train on, and replies as the bundle's own are.
+
+    Args:
+        root: COCO128.
+        segment_prompt: How ``llmbind segment`` asks.
+        wordings_of_each: Replies to each expression.
+    """
+    rng = random.Random("photo fitting")
+    for one in list(asked_of(root, "train")) * wordings_of_each:
+        replied = wordings.reply(rng, "phrase", one.prompt, tied=True)
+        region = one.region
+        yield Sample(
+            id=one.id,
+            turns=[
+                Turn("user", segment_prompt.format(one.prompt)),
+                Turn("assistant", replied),
+            ],
+            image=str(one.picture.picture.path),
+            pictures=(one.picture.picture,),
+            segments=(SegmentTarget(mask=region.mask, phrase=one.prompt, ignored=region.ignored),),
+            source_task="refer",
+        )
 
 
 def write_photos(out: Path, root: Path, deeplab: Path | None) -> None:

@@ -55,7 +55,8 @@ class VisionNetwork:
             counting from the end; unused by other families.
         strides: Which of EfficientNet's maps are taken, finest first; unused by other families.
         cell_colours: Whether EfficientNet's tokens tell the colours of their cells as well.
-        tuned_from: Stride of EfficientNet's map from which on the projector has blocks of its own.
+        tuned_from: Stride of EfficientNet's map from which on the projector, or the mask decoder,
+            has blocks of its own.
     """
 
     family: str

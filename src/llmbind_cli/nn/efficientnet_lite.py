@@ -114,7 +114,7 @@ class Block(nn.Module):
 class Backbone(Protocol):
     """What towers and grounding encoders need of the network."""
 
-    def feature_maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
+    def feature_maps(self, pixel_values: Tensor, coarsest: int = 32) -> dict[int, Tensor]:
         """Describe every place of pictures; see :meth:`EfficientNetLite0.feature_maps`."""
 
 
@@ -148,11 +148,12 @@ class EfficientNetLite0(nn.Module):
         feature_map: Tensor = self.top(self.blocks(self.stem(hidden_states)))
         return feature_map.mean(dim=(2, 3))
 
-    def feature_maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
-        """Describe every place of pictures, on four scales.
+    def feature_maps(self, pixel_values: Tensor, coarsest: int = 32) -> dict[int, Tensor]:
+        """Describe every place of pictures, on up to four scales.
 
         Args:
             pixel_values: [B, 3, S, S], already normalised by :data:`MEAN` and :data:`DEVIATION`.
+            coarsest: Stride of the last map wanted; the blocks after it do not run.
 
         Returns:
             Stride → [B, C, S / stride, S / stride] with the channels of :data:`CHANNELS`.
@@ -164,6 +165,8 @@ class EfficientNetLite0(nn.Module):
             hidden_states = block(hidden_states)
             if number in _LAST_BLOCKS:
                 maps[_LAST_BLOCKS[number]] = hidden_states
+                if _LAST_BLOCKS[number] == coarsest:
+                    return maps
         maps[32] = self.top(hidden_states)
         return maps
 

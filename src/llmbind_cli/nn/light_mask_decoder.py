@@ -7,7 +7,7 @@ up and multiplied with a vector made from the mask token. What differs: finer ma
 join on the way up, as in a feature pyramid (arXiv 1612.03144), since a light encoder's coarse map
 says little about edges; and the map that is attended to may first pass through some residual blocks
 (arXiv 2201.03545), once an image, since nothing else here makes more of a light encoder's features
-than a linear map of them.
+than a linear map of them. The coarsest map may be made here, by the encoder's last blocks, tuned.
 
 Notation: ``G`` images, ``M`` masks, ``P`` width of the prompt, ``C`` channels of a map, ``h × w``
 places of the map that is attended to.
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmbind_cli.nn.efficientnet_lite import LastBlocks
 from llmbind_cli.nn.neck import Lateral, NeckBlock
 
 _LAYERS = 2
@@ -37,6 +38,8 @@ class LightMaskDecoder(nn.Module):
         attended_maps: How many of the last maps are attended to, added up at the side of the finest
             of them; the others join on the way up.
         neck_layers: Residual blocks between those maps and the attention.
+        tuned_from: Stride of the last map that comes in, where the last of ``channels`` is made of
+            it by the blocks of EfficientNet-lite0 that come after it.
 
     Raises:
         ValueError: An argument is out of range.
@@ -50,6 +53,7 @@ class LightMaskDecoder(nn.Module):
         num_heads: int = 4,
         attended_maps: int = 2,
         neck_layers: int = 0,
+        tuned_from: int | None = None,
     ) -> None:
         super().__init__()
         if not channels or min(channels) < 1:
@@ -67,6 +71,8 @@ class LightMaskDecoder(nn.Module):
         self.prompt_width = prompt_width
         num_coarse = min(attended_maps, len(channels))
         fine, coarse = channels[:-num_coarse], channels[-num_coarse:]
+        self.num_fine = len(fine)
+        self.last = None if tuned_from is None else LastBlocks(tuned_from)
         self.coarse = nn.ModuleList(Lateral(c, prompt_width) for c in coarse)
         self.neck = nn.Sequential(*(NeckBlock(prompt_width) for _ in range(neck_layers)))
         self.mask_token = nn.Parameter(torch.randn(prompt_width) * prompt_width**-0.5)
@@ -86,7 +92,7 @@ class LightMaskDecoder(nn.Module):
         """Decode masks.
 
         Args:
-            maps: Finest first, each [G, C, h, w].
+            maps: Finest first, each [G, C, h, w]; without the one that is made here.
             prompts: [M, P].
             image_of: Which image each prompt is about, int64 in [0, G), [M].
 
@@ -104,9 +110,11 @@ class LightMaskDecoder(nn.Module):
         Returns:
             [G, P, h, w] at the side of the finest of the maps attended to.
         """
-        first, *coarser = maps[-len(self.coarse) :]
-        embedding: Tensor = self.coarse[0](first)
-        for lateral, coarse in zip(self.coarse[1:], coarser, strict=True):
+        attended = list(maps[self.num_fine :])
+        if self.last is not None:
+            attended.append(self.last(maps[-1]))
+        embedding: Tensor = self.coarse[0](attended[0])
+        for lateral, coarse in zip(self.coarse[1:], attended[1:], strict=True):
             embedding = embedding + functional.interpolate(
                 lateral(coarse), embedding.shape[-2:], mode="bilinear", align_corners=False
             )
@@ -120,7 +128,7 @@ class LightMaskDecoder(nn.Module):
         attended = embedding[image_of]  # [M, P, h, w]
         tokens = torch.stack([self.mask_token.expand_as(prompts), prompts], dim=1)  # [M, 2, P]
         tokens, image = self._attend(tokens, attended)
-        for step, fine in zip(self.up, reversed(maps[: -len(self.coarse)]), strict=True):
+        for step, fine in zip(self.up, reversed(maps[: self.num_fine]), strict=True):
             image = step(image, fine, image_of)
         weights = self.hyper(tokens[:, 0])  # [M, width + 1]
         logits: Tensor = torch.einsum("mc,mchw->mhw", weights[:, :-1], image)

@@ -33,8 +33,8 @@ class NetworkSection(Section):
         strides: Which maps of EfficientNet are used, finest first.
         cell_colours: Whether the tokens of EfficientNet as tower tell the mean colours of the
             sixteen parts of their cell as well.
-        tuned_from: Stride of the map of EfficientNet as tower from which on the blocks are tuned: a
-            copy of the later ones belongs to the projector, which must list things.
+        tuned_from: Stride of the map of EfficientNet from which on the blocks are tuned: a copy of
+            the later ones belongs to the projector, which must list things, or to the mask decoder.
         architecture: Fields of the network's configuration in transformers, from which a dry run
             counts where the weights are not cached.
     """

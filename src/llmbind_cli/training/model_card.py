@@ -41,6 +41,8 @@ def training_card(config: BundleConfig) -> str:
             sight += f", its blocks tuned from stride {tower.tuned_from} on"
         if grounding is not None:
             sight += f"; cuts out with: {grounding.family} at {grounding.side_px} px"
+            if grounding.tuned_from is not None:
+                sight += f", its blocks tuned from stride {grounding.tuned_from} on"
         if (smoothing := config.sight.mask_filter) is not None:
             sight += f", a guided filter of radius {smoothing.radius} and eps {smoothing.eps:g}"
     return f"""# {config.name}

@@ -14,9 +14,12 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from llmbind_cli.errors import ConfigurationError
+from llmbind_cli.model.config import SightConfig
 from llmbind_cli.model.vision.preprocessing import Preprocessing
 from llmbind_cli.model.vision.towers import check_strides
 from llmbind_cli.nn.efficientnet_lite import CHANNELS, Backbone
+from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
 
 
 class GroundingEncoder(Protocol):
@@ -65,9 +68,16 @@ class EfficientNetGrounding(nn.Module):
         network: The backbone, which may be shared with a vision tower.
         preprocessing: Of pictures.
         strides: Of the maps, finest first.
+        tuned_from: Stride of the last map that is handed over: the mask decoder makes the one of
+            stride 32 of it, by blocks of its own.
+
+    Attributes:
+        channels: Of all maps, also of the one that is made by the decoder.
+        reads_to: Stride of the coarsest of the backbone's maps that is read.
 
     Raises:
-        ValueError: A stride is unknown, or they are not in order, or the side does not fit.
+        ValueError: A stride is unknown, or they are not in order, or the side does not fit; or
+            blocks are tuned from another map than the last but one, or towards none.
     """
 
     def __init__(
@@ -76,18 +86,40 @@ class EfficientNetGrounding(nn.Module):
         *,
         preprocessing: Preprocessing,
         strides: Sequence[int] = (4, 8, 16, 32),
+        tuned_from: int | None = None,
     ) -> None:
         super().__init__()
         check_strides(strides, preprocessing.side_px)
+        if tuned_from is not None and tuple(strides[-2:]) != (tuned_from, 32):
+            raise ValueError(
+                f"strides must end with tuned_from and 32, got {list(strides)} with {tuned_from}"
+            )
         self.network = network
         self.preprocessing = preprocessing
         self.strides = tuple(strides)
         self.channels = tuple(CHANNELS[stride] for stride in strides)
+        self.reads_to = tuned_from or self.strides[-1]
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Float [B, 3, S, S] → one map a stride, [B, C, S / stride, S / stride]."""
-        return self.chosen(self.network.feature_maps(pixel_values))
+        return self.chosen(self.network.feature_maps(pixel_values, self.reads_to))
 
     def chosen(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
         """Take the maps of this encoder out of all those of the backbone."""
-        return tuple(maps[stride].float() for stride in self.strides)
+        return tuple(maps[stride].float() for stride in self.strides if stride <= self.reads_to)
+
+
+def light_decoder(config: SightConfig, grounding: GroundingEncoder) -> LightMaskDecoder:
+    """Make the light mask decoder of a bundle, which has blocks of its own where some are tuned.
+
+    Raises:
+        ConfigurationError: A setting does not fit.
+    """
+    entry = config.grounding_encoder
+    settings: dict[str, Any] = {**config.mask_decoder}
+    if entry is not None and entry.tuned_from is not None:
+        settings["tuned_from"] = entry.tuned_from
+    try:
+        return LightMaskDecoder(channels=grounding.channels, **settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"mask_decoder: {error}") from error

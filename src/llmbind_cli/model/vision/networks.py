@@ -152,6 +152,7 @@ class NetworkLoader:
                     _backbone(network),
                     preprocessing=preprocessing,
                     strides=entry.strides or tuple(efficientnet_lite.CHANNELS),
+                    tuned_from=entry.tuned_from,
                 )
             return SamGrounding(network, preprocessing=preprocessing)
 
@@ -215,11 +216,11 @@ class DeferredBackbone(nn.Module):
         self._load = load
         self.network: efficientnet_lite.EfficientNetLite0 | None = None
 
-    def feature_maps(self, pixel_values: Tensor) -> dict[int, Tensor]:
+    def feature_maps(self, pixel_values: Tensor, coarsest: int = 32) -> dict[int, Tensor]:
         """Describe every place of pictures; see :class:`EfficientNetLite0`."""
         if self.network is None:
             self.network = self._load()
-        return self.network.feature_maps(pixel_values)
+        return self.network.feature_maps(pixel_values, coarsest)
 
 
 def _backbone(network: nn.Module) -> Backbone:

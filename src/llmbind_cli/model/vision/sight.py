@@ -22,12 +22,16 @@ from torch import Tensor, nn
 
 from llmbind_cli.errors import ConfigurationError
 from llmbind_cli.model.config import SightConfig
-from llmbind_cli.model.vision.grounding import EfficientNetGrounding, GroundingEncoder
+from llmbind_cli.model.vision.grounding import (
+    EfficientNetGrounding,
+    GroundingEncoder,
+    light_decoder,
+)
 from llmbind_cli.model.vision.networks import NetworkLoader
 from llmbind_cli.model.vision.sam_mask_decoder import SamMaskDecoder, take_sam_decoder
 from llmbind_cli.model.vision.towers import EfficientNetTower, VisionTower
 from llmbind_cli.nn.box_head import BoxHead
-from llmbind_cli.nn.efficientnet_lite import EfficientNetLite0
+from llmbind_cli.nn.efficientnet_lite import EfficientNetLite0, LastBlocks
 from llmbind_cli.nn.frame import Frame
 from llmbind_cli.nn.guided_filter import guided_masks
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
@@ -179,7 +183,8 @@ class Sight(nn.Module):
             return self.tower_features(pictures), None
         pixels = torch.stack([tower.preprocessing(picture) for picture in pictures])
         pixels = pixels.to(self.device)
-        seen = tower.network.feature_maps(pixels)
+        reads_to = max(tower.reads_to, grounding.reads_to)
+        seen = tower.network.feature_maps(pixels, reads_to)
         return tower.tokens(seen, pixels).float(), grounding.chosen(seen)
 
     def frame(self, picture: Image) -> Frame:
@@ -268,8 +273,14 @@ class Sight(nn.Module):
     def _stage(self) -> TunedStage | None:
         """Make the tuned blocks of the tower, if there are to be some."""
         entry, encoder, tower = self.config.vision_tower, self.config.grounding_encoder, self.tower
-        if encoder is not None and encoder.tuned_from is not None:
-            raise ConfigurationError("tuned_from is for a vision tower, not a grounding encoder")
+        if (
+            encoder is not None
+            and encoder.tuned_from is not None
+            and not isinstance(self.grounding, EfficientNetGrounding)
+        ):
+            raise ConfigurationError(
+                f"tuned_from is for EfficientNet-lite0, not for {encoder.family}"
+            )
         if entry.tuned_from is None:
             return None
         if not isinstance(tower, EfficientNetTower):
@@ -349,19 +360,18 @@ def _mask_decoder(
         return None
     if entry.family == "sam":
         return SamMaskDecoder(loader.sam_config(entry))
-    try:
-        return LightMaskDecoder(channels=grounding.channels, **config.mask_decoder)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"mask_decoder: {error}") from error
+    return light_decoder(config, grounding)
 
 
 @torch.no_grad()
 def _take_published(sight: Sight, loader: NetworkLoader) -> None:
     """Start from what the networks' own files hold beside them."""
-    entry, stage = sight.config.grounding_encoder, getattr(sight.projector, "stage", None)
-    network = getattr(sight.tower, "network", None)
-    if isinstance(stage, TunedStage) and isinstance(network, EfficientNetLite0):
-        stage.last.take(network)
+    entry = sight.config.grounding_encoder
+    stage = getattr(sight.projector, "stage", None)
+    for holder, reader in ((stage, sight.tower), (sight.mask_decoder, sight.grounding)):
+        blocks, network = getattr(holder, "last", None), getattr(reader, "network", None)
+        if isinstance(blocks, LastBlocks) and isinstance(network, EfficientNetLite0):
+            blocks.take(network)
     if entry is not None and isinstance(sight.mask_decoder, SamMaskDecoder):
         take_sam_decoder(sight.mask_decoder, loader.tensors(entry, *_SAM_PREFIXES), entry.source)
     found = loader.tensors(sight.config.vision_tower, *_LLAVA_PROJECTOR)

@@ -94,6 +94,7 @@ class EfficientNetTower(nn.Module):
 
     Attributes:
         num_beside: Numbers at the end of a token that come from no map.
+        reads_to: Stride of the coarsest of the backbone's maps that is read.
 
     Raises:
         ValueError: A stride is unknown, or they are not in order, or the side does not fit; or
@@ -120,6 +121,7 @@ class EfficientNetTower(nn.Module):
         self.preprocessing = preprocessing
         self.strides = tuple(strides)
         self.tuned_from = tuned_from
+        self.reads_to = tuned_from or self.strides[-1]
         coarsest = self.strides[-1]
         self.num_tokens = (preprocessing.side_px // coarsest) ** 2
         self.cell_colours = cell_colours
@@ -130,7 +132,8 @@ class EfficientNetTower(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Float [B, 3, S, S] → features [B, K, W], row after row."""
-        return self.tokens(self.network.feature_maps(pixel_values), pixel_values)
+        maps = self.network.feature_maps(pixel_values, self.reads_to)
+        return self.tokens(maps, pixel_values)
 
     def tokens(self, maps: dict[int, Tensor], pixel_values: Tensor) -> Tensor:
         """Turn the backbone's maps of pictures [B, 3, S, S] into features [B, K, W]."""
@@ -147,7 +150,7 @@ class EfficientNetTower(nn.Module):
         if self.cell_colours:
             means = functional.avg_pool2d(pixel_values, coarsest // _PARTS)
             parts.append(functional.pixel_unshuffle(means, _PARTS).flatten(2).to(parts[0]))
-        rows, columns = maps[coarsest].shape[-2:]
+        rows, columns = (side // coarsest for side in pixel_values.shape[-2:])
         place = torch.cartesian_prod(
             torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns)
         ).to(parts[0])  # [K, 2]

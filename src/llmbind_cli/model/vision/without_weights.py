@@ -19,6 +19,7 @@ from llmbind_cli.model.vision.grounding import (
     EfficientNetGrounding,
     GroundingEncoder,
     SamGrounding,
+    light_decoder,
 )
 from llmbind_cli.model.vision.networks import preprocessing_of
 from llmbind_cli.model.vision.sam_mask_decoder import SamMaskDecoder
@@ -107,8 +108,9 @@ def _grounding(
             efficientnet_lite.EfficientNetLite0(),
             preprocessing=preprocessing,
             strides=entry.strides or tuple(efficientnet_lite.CHANNELS),
+            tuned_from=entry.tuned_from,
         )
-        return light, LightMaskDecoder(channels=light.channels, **config.mask_decoder)
+        return light, light_decoder(config, light)
     vision = _configuration("grounding_encoder", entry, described, transformers.SamVisionConfig)
     whole = transformers.SamConfig(vision_config=vision.to_dict())
     network = _frozen(transformers.SamVisionModel(vision))

@@ -1,0 +1,283 @@
+"""Fit the mask decoder and the prompt projection to masks, the language model as it stands.
+
+A training of all parts together is slow: a step of it is a step of the language model. Here that
+one reads each dialogue once, and decoder and projection then see its states some ten or hundred
+times.
+
+Notation: ``M`` masks, ``N`` pictures, ``D`` width of the language model, ``S`` side of the labels.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from resumable.optimizers import Optimizers
+from resumable.precision import cpu_autocast
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedded_sight.naming import TUNED
+from embedded_sight.speaking import read_states
+from llmbind_cli.console import console
+from llmbind_cli.data.batches import Batch, SeenBatch
+from llmbind_cli.data.encode import EncodedSample, encode_dialogue
+from llmbind_cli.data.sample import IGNORED, Sample
+from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.model.config import HEADS_NAME
+from llmbind_cli.model.vision.sight import Sight
+from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
+from llmbind_cli.nn.tuned_stage import TunedStage
+from llmbind_cli.training.sight_losses import MaskWeights, sight_losses
+
+_LOG_EVERY, _SCORE_EVERY = 20, 100
+_WARM_UP, _DECAY = 50, 0.7
+_PICTURES, _MASKS = 8, 5
+"""Pictures a step, and the most masks of each."""
+
+_NOISE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadMasks:
+    """Pictures and what the language model makes of the words for masks in them.
+
+    Attributes:
+        maps: Of the grounding encoder, finest first, each bfloat16 [N, C, h, w].
+        states: Those that predict the ``seg`` tokens, [M, D].
+        labels: The masks, uint8 [M, S, S]: 1, 0 or 255.
+        image_of: Picture of each mask, [M].
+    """
+
+    maps: tuple[Tensor, ...]
+    states: Tensor
+    labels: Tensor
+    image_of: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[ReadMasks]) -> ReadMasks:
+        """Put several one after another."""
+        counts = [0, *(len(part.maps[0]) for part in parts)]
+        starts = torch.tensor(counts).cumsum(0)
+        return cls(
+            maps=tuple(torch.cat(scale) for scale in zip(*(p.maps for p in parts), strict=True)),
+            states=torch.cat([part.states for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            image_of=torch.cat(
+                [part.image_of + start for part, start in zip(parts, starts[:-1], strict=True)]
+            ),
+        )
+
+    def split(self, share: float) -> tuple[ReadMasks, ReadMasks]:
+        """Set a share of the pictures apart, those at the end.
+
+        Returns:
+            The masks of the other pictures, and those of the pictures set apart.
+        """
+        first = len(self.maps[0]) - max(1, round(share * len(self.maps[0])))
+        early = self.image_of < first
+        return (
+            ReadMasks(
+                maps=tuple(scale[:first] for scale in self.maps),
+                states=self.states[early],
+                labels=self.labels[early],
+                image_of=self.image_of[early],
+            ),
+            ReadMasks(
+                maps=tuple(scale[first:] for scale in self.maps),
+                states=self.states[~early],
+                labels=self.labels[~early],
+                image_of=self.image_of[~early] - first,
+            ),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> ReadMasks:
+        """Read what :meth:`save` wrote."""
+        return cls(**torch.load(path, weights_only=True))
+
+    def save(self, path: Path) -> None:
+        """Write it to a file."""
+        torch.save(vars(self), path)
+
+
+def read_masks(model: BoundModel, samples: Iterable[Sample], *, finer: int = 1) -> ReadMasks:
+    """Have the language model read dialogues, each about one picture.
+
+    Args:
+        model: It sees and cuts out.
+        samples: The dialogues; those about the same picture need not stand together.
+        finer: How many pixels of the grounding encoder's square, across and down, make one label.
+    """
+    shown: list[str] = []
+
+    def encoded() -> Iterator[EncodedSample]:
+        for sample in samples:
+            one = encode_dialogue(
+                sample, model.tokenizer, model.token_table, decision_weight=1.0,
+                slot=model.image_slot,
+            )  # fmt: skip
+            if one.pointing:
+                shown.append(str(sample.image))
+            yield one
+
+    numbers: dict[str, int] = {}
+    maps: list[tuple[Tensor, ...]] = []
+    states, labels, image_of = [], [], []
+    read = 0
+    for seen, found in read_states(model, encoded()):
+        states.append(found)
+        labels.append(_coarser(seen.labels, finer))
+        pictures = shown[read : read + len(seen.maps[0])]
+        read += len(pictures)
+        for row, picture in enumerate(pictures):
+            if picture not in numbers:
+                numbers[picture] = len(maps)
+                maps.append(tuple(scale[row].bfloat16() for scale in seen.maps))
+        image_of += [numbers[pictures[row]] for row in seen.image_of.tolist()]
+    return ReadMasks(
+        maps=tuple(torch.stack(scale) for scale in zip(*maps, strict=True)),
+        states=torch.cat(states),
+        labels=torch.cat(labels),
+        image_of=torch.tensor(image_of),
+    )
+
+
+def _coarser(labels: Tensor, finer: int) -> Tensor:
+    """Let squares of labels [M, S, S] be told by their majority; one that holds a 255 is 255."""
+    if finer == 1:
+        return labels
+    covered = functional.avg_pool2d((labels == 1)[:, None].float(), finer)[:, 0] >= 0.5
+    left_out = functional.max_pool2d((labels == IGNORED)[:, None].float(), finer)[:, 0] > 0
+    return covered.byte().masked_fill(left_out, IGNORED)
+
+
+def begin_as(sight: Sight, bundle: Path) -> None:
+    """Begin a decoder of another shape with what fits of a bundle's.
+
+    Where it has tuned blocks, these and the neck after them are the projector's, which can name.
+
+    Args:
+        sight: Its decoder and prompt projection change in place.
+        bundle: The bundle's folder.
+    """
+    own, saved = sight.heads(), load_file(bundle / HEADS_NAME)
+    cutting = ("mask_decoder.", "prompt_projection.")
+    fitting = {
+        name: saved[name]
+        for name, head in own.items()
+        if name.startswith(cutting) and name in saved and saved[name].shape == head.shape
+    }
+    sight.load_heads(fitting)
+    stage, decoder = getattr(sight.projector, "stage", None), sight.mask_decoder
+    if (
+        isinstance(stage, TunedStage)
+        and isinstance(decoder, LightMaskDecoder)
+        and decoder.last is not None
+    ):
+        decoder.last.load_state_dict(stage.last.state_dict())
+        decoder.coarse[-1].load_state_dict(stage.lateral.state_dict())
+        decoder.neck.load_state_dict(stage.neck.state_dict())
+
+
+def fit_masks(
+    sight: Sight, read: ReadMasks, *, steps: int, lr: float = 1e-3, apart: ReadMasks | None = None
+) -> None:
+    """Fit decoder and projection, in place.
+
+    Args:
+        sight: Holds them.
+        read: What was read.
+        steps: Steps of 8 pictures with up to 5 masks each.
+        lr: Highest learning rate.
+        apart: What to score on while they learn.
+    """
+    learning = nn.ModuleList([sight.mask_decoder, sight.prompt_projection]).train()
+    blocks = list(_tuned(sight))
+    known = {id(parameter) for parameter in blocks}
+    rest = [parameter for parameter in learning.parameters() if id(parameter) not in known]
+    optimizers = [(Optimizers(rest), 1.0)]
+    if blocks:
+        optimizers.append((Optimizers(blocks, others=blocks), TUNED))
+    masks_of = [
+        (read.image_of == picture).nonzero()[:, 0].tolist() for picture in range(len(read.maps[0]))
+    ]
+    losses: list[Tensor] = []
+    clock = time.monotonic()
+    for step in range(steps):
+        chance = random.Random(f"photos/{step}")
+        pictures = chance.sample(range(len(masks_of)), _PICTURES)
+        chosen = [chance.sample(masks_of[p], min(_MASKS, len(masks_of[p]))) for p in pictures]
+        masks = torch.tensor([mask for part in chosen for mask in part])
+        image_of = torch.tensor([n for n, part in enumerate(chosen) for _ in part])
+        noise = torch.randn(len(masks), 1, generator=torch.Generator().manual_seed(step))
+        batch = _batch(read, pictures, masks, image_of)
+        hidden = (read.states[masks] * (1 + _NOISE * noise))[None]
+        with cpu_autocast():
+            loss = sight_losses(sight, batch, hidden, MaskWeights()).mask
+        if loss is None:
+            raise ValueError("a batch must have masks")
+        loss.backward()
+        nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
+        rise, fall = (step + 1) / _WARM_UP, (steps - step) / (_DECAY * steps)
+        for optimizer, share in optimizers:
+            optimizer.step(share * lr * min(1.0, rise, fall))
+        losses.append(loss.detach())
+        if (step + 1) % _LOG_EVERY == 0:
+            seconds = (time.monotonic() - clock) / len(losses)
+            mean = float(torch.stack(losses).mean())
+            console.log(f"step {step + 1}/{steps}: loss {mean:.4f}, {seconds:.2f} s a step")
+            losses, clock = [], time.monotonic()
+        if apart is not None and ((step + 1) % _SCORE_EVERY == 0 or step + 1 == steps):
+            console.log(f"set apart: cIoU {score(sight, apart):.4f}")
+            clock = time.monotonic()
+
+
+@torch.no_grad()
+def score(sight: Sight, read: ReadMasks) -> float:
+    """Return the cIoU of decoded masks against the labels."""
+    overlap = union = 0
+    for rows in torch.arange(len(read.states)).split(_PICTURES * _MASKS):
+        pictures, image_of = read.image_of[rows].unique(return_inverse=True)
+        maps = tuple(scale[pictures].float() for scale in read.maps)
+        with cpu_autocast():
+            logits = sight.mask_logits(maps, read.states[rows], image_of).float()
+        labels = read.labels[rows]
+        raised = functional.interpolate(logits[:, None], labels.shape[-2:], mode="bilinear")[:, 0]
+        found, counted = raised > 0, labels != IGNORED
+        overlap += int((found & (labels == 1)).sum())
+        union += int(((found & counted) | (labels == 1)).sum())
+    return overlap / max(1, union)
+
+
+def _tuned(sight: Sight) -> Iterator[nn.Parameter]:
+    blocks = getattr(sight.mask_decoder, "last", None)
+    if blocks is not None:
+        yield from blocks.parameters()
+
+
+def _batch(read: ReadMasks, pictures: Sequence[int], masks: Tensor, image_of: Tensor) -> Batch:
+    """Return a batch of one dialogue whose states are those of the masks, in order."""
+    nothing = torch.zeros(1, len(masks), dtype=torch.long)
+    seen = SeenBatch(
+        features=torch.zeros(0),
+        maps=tuple(scale[list(pictures)].float() for scale in read.maps),
+        image_of=image_of,
+        places=torch.stack([nothing[0], torch.arange(len(masks))], dim=1),
+        labels=read.labels[masks],
+        boxes=torch.zeros(len(masks), 4),
+        phrases=("",) * len(masks),
+    )
+    return Batch(
+        input_ids=nothing,
+        attention_mask=torch.ones_like(nothing),
+        loss_weights=torch.zeros(1, len(masks)),
+        reply_kinds=nothing,
+        is_plain=torch.zeros(1, dtype=torch.bool),
+        seen=seen,
+    )

@@ -294,6 +294,17 @@ def test_the_projector_learns_to_list_and_goes_on_where_it_was(
     teach(lister(names, width), 3, tmp_path / "parts.pt")
     parts = teach(lister(names, width), 6, tmp_path / "parts.pt").state_dict()
     assert all(torch.equal(value, parts[name]) for name, value in whole.state_dict().items())
+    rates = []
+    monkeypatch.setattr(naming, "_WARM_UP", 10)  # the rate tells how long ago it began
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"])
+    )
+    for steps, begun in ((102, 100), (103, 0)):
+        naming.teach_projector(
+            lister(names, width), names, describing, {}, steps=steps, fresh=2, again=0,
+            state=tmp_path / "later.pt", begun=begun, lr=1.0,
+        )  # fmt: skip
+    assert rates == pytest.approx([0.1, 0.2, 0.3])
     more = lister(names, width, names=31)
     with pytest.raises(ValueError, match="must have names = 30, colours = 11 and most ≤ 6"):
         teach(more, 1, tmp_path / "other.pt")
@@ -320,6 +331,9 @@ def test_tuned_blocks_learn_more_slowly_and_their_neck_begins_as_the_decoder_s(
     assert torch.equal(lateral.mix.weight, decoder.coarse[0].mix.weight)
     assert torch.equal(neck[1].mlp[0].weight, decoder.neck[1].mlp[0].weight)
     naming.begin_neck(SimpleNamespace(projector=lister(names, 7), mask_decoder=decoder))
+    narrow = LightMaskDecoder(channels=(112, 1280), attended_maps=1, prompt_width=64)
+    naming.begin_neck(SimpleNamespace(projector=learning, mask_decoder=narrow))
+    assert torch.equal(lateral.mix.weight, decoder.coarse[0].mix.weight)
     sizes = [sum(p.numel() for p in group["params"]) for group in naming._groups(
         learning, list(learning.parameters())
     )]  # fmt: skip

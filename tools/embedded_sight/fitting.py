@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from resumable.optimizers import Optimizers
 from resumable.precision import cpu_autocast
+from resumable.state import take_what_fits
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -180,9 +181,9 @@ def begin_as(sight: Sight, bundle: Path) -> None:
         and isinstance(decoder, LightMaskDecoder)
         and decoder.last is not None
     ):
-        decoder.last.load_state_dict(stage.last.state_dict())
-        decoder.coarse[-1].load_state_dict(stage.lateral.state_dict())
-        decoder.neck.load_state_dict(stage.neck.state_dict())
+        take_what_fits(decoder.last, stage.last.state_dict())
+        take_what_fits(decoder.coarse[-1], stage.lateral.state_dict())
+        take_what_fits(decoder.neck, stage.neck.state_dict())
 
 
 def fit_masks(

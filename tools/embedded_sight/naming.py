@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from resumable.precision import cpu_autocast
-from resumable.state import load_state, save_state
+from resumable.state import load_state, save_state, take_what_fits
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -95,7 +95,7 @@ def teach_projector(
         held_out: What they are called → pictures to score on.
         steps: Steps in all.
         state: File of the training's state.
-        begun: Steps of another training that the projector comes from.
+        begun: Steps of another training that the projector comes from; one that goes on knows it.
         fresh: New pictures a step.
         again: Pictures seen before, a step.
         lr: Highest learning rate.
@@ -106,8 +106,14 @@ def teach_projector(
     """
     learning = names.fill(projector)
     optimizer = torch.optim.AdamW(_groups(projector, learning), weight_decay=0.05)
-    parts: dict[str, Any] = {"projector": projector, "optimizers": optimizer}
+    beginning = _Beginning(begun)
+    parts: dict[str, Any] = {
+        "projector": projector,
+        "optimizers": optimizer,
+        "beginning": beginning,
+    }
     first = load_state(state, **parts) or begun
+    begun = beginning.step
     losses: list[Tensor] = []
     clock = time.monotonic()
     batches = looking.batches(range(first, steps), fresh, again, workers=workers)
@@ -134,12 +140,27 @@ def teach_projector(
             clock = time.monotonic()
 
 
+@dataclass
+class _Beginning:
+    """The step at which a training began, as a part of its state."""
+
+    step: int
+
+    def state_dict(self) -> dict[str, int]:
+        """Return it."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Take it over."""
+        self.step = state["step"]
+
+
 def begin_neck(sight: Sight) -> None:
     """Let the neck of tuned blocks be the mask decoder's, which knows what things look like."""
     stage, decoder = getattr(sight.projector, "stage", None), sight.mask_decoder
     if isinstance(stage, TunedStage) and isinstance(decoder, LightMaskDecoder):
-        stage.lateral.load_state_dict(decoder.coarse[-1].state_dict())
-        stage.neck.load_state_dict(decoder.neck.state_dict())
+        take_what_fits(stage.lateral, decoder.coarse[-1].state_dict())
+        take_what_fits(stage.neck, decoder.neck.state_dict())
 
 
 def _groups(projector: ObjectProjector, learning: Sequence[nn.Parameter]) -> list[dict[str, Any]]:

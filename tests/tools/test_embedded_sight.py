@@ -120,6 +120,24 @@ def test_cells_are_named_after_what_covers_them(looking, describing, world):
     )
 
 
+def test_cells_of_tuned_blocks_are_named_too(model, looking, questions):
+    names, _ = looking
+    sight = model.config.sight
+    encoder = dataclasses.replace(sight.grounding_encoder, tuned_from=16)
+    tuned = build(
+        model.config.language_model.source, tasks=["image", "segment"],
+        sight=dataclasses.replace(sight, grounding_encoder=encoder),
+    )  # fmt: skip
+    looks = grounding.Asking(names=names, questions=questions, sight=tuned.sight)
+    (looked,) = looks.look(range(1))
+    with torch.no_grad():
+        _, named = networks_of(tuned)([looked], [(0, 0)])
+    assert len(named) == len(looked.cells.things)
+    decoder = tuned.sight.mask_decoder
+    assert len(grounding.tuned_blocks(decoder)) == len(list(decoder.last.parameters()))
+    assert not grounding.tuned_blocks(model.sight.mask_decoder)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pictures_come_again_and_no_more_are_kept_than_said(looking, workers):
     _, looks = looking
@@ -426,6 +444,14 @@ def test_muon_learns_through_its_views():
     optimizers.step(1e-2)
     assert all(not torch.equal(a, b) for a, b in zip(before, layer.parameters(), strict=True))
     assert all(p.grad is None for p in layer.parameters())
+    known = torch.nn.Conv2d(2, 3, 3)
+    held = [p.detach().clone() for p in known.parameters()]
+    both = [*layer.parameters(), *known.parameters()]
+    slower = Optimizers(both, tuned=known.parameters(), weight_decay=0.0)
+    known(torch.randn(1, 2, 5, 5)).square().mean().backward()
+    slower.step(1e-2)  # the first step of Adam is as long as its rate
+    for was, now in zip(held, known.parameters(), strict=True):
+        assert float((now.detach() - was).abs().max()) == pytest.approx(3e-3, rel=0.01)
     again = Optimizers(layer.parameters())
     again.load_state_dict(optimizers.state_dict())
     assert again.state_dict()["muon"]["state"].keys() == {0}
@@ -736,11 +762,12 @@ def test_read_masks_are_kept_put_together_and_set_apart(model, questions, tmp_pa
     whole.save(tmp_path / "masks.pt")
     both = fitting.ReadMasks.of([whole, fitting.ReadMasks.load(tmp_path / "masks.pt")])
     assert both.image_of.tolist() == [*whole.image_of.tolist(), *(whole.image_of + 3).tolist()]
-    learned, apart = both.split(0.5)
-    for part in (learned, apart):
-        assert torch.equal(part.states, whole.states)
-        assert torch.equal(part.image_of, whole.image_of)
-        assert all(torch.equal(a, b) for a, b in zip(part.maps, whole.maps, strict=True))
+    learned, apart = both.split(3)
+    assert torch.equal(apart.states, whole.states[whole.image_of == 2].repeat(2, 1))
+    assert torch.equal(learned.image_of[-counts[1] :], torch.full((counts[1],), 3))
+    assert all(torch.equal(a[1], b[2]) for a, b in zip(apart.maps, whole.maps, strict=True))
+    assert len(learned.maps[0]) == 4
+    assert len(learned.labels) + len(apart.labels) == len(both.labels)
     left_out = torch.full((1, 4, 4), 255, dtype=torch.uint8)
     left_out[0, :2] = 1
     assert fitting._coarser(left_out, 2).tolist() == [[[1, 1], [255, 255]]]

@@ -40,9 +40,9 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded-sight.toml"
 SCORED, DRAWN_HELD_OUT = 160, 400
 """Pictures of each kind that a projector is scored on while it learns; drawings held out."""
 
-MASK_PX, APART = 4, 0.05
-"""Pixels of the encoder's square that make one of a mask to fit to, and share of what is read that
-the fit is scored on.
+MASK_PX, APART = 4, 20
+"""Pixels of the encoder's square that make one of a mask to fit to; the fit is scored on every so
+many-th picture.
 """
 
 
@@ -51,12 +51,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="threads to compute with")
     stages = parser.add_subparsers(dest="stage", required=True)
+    _add_teaching(stages)
+    _add_measuring(stages)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    arguments.run(arguments)
+
+
+def _add_teaching(stages: Any) -> None:
+    """Add the stages that make parts of a bundle."""
     stage = _stage(stages, ground, "sprites", "work", photos=True)
     stage.add_argument("--steps", type=int, default=8000)
     stage.add_argument("--workers", type=int, default=0, help="processes that look ahead")
     stage.add_argument("--like", type=Path, help="earlier grounding.pt: begin with what fits of it")
     stage = _stage(stages, draw, "out")
-    stage.add_argument("--count", type=int, default=6000, help="scenes to learn from")
+    stage.add_argument("--count", type=int, default=3000, help="scenes to learn from")
     stage = _stage(stages, name, "sprites", "work", photos=True)
     stage.add_argument("--drawings", type=Path, help="what draw made: every fourth picture")
     stage.add_argument("--steps", type=int, default=3000)
@@ -80,18 +90,10 @@ def main() -> None:
     stage.add_argument("--count", type=int, default=2600, help="dialogues to read")
     stage.add_argument("--read", type=Path, nargs="*", help="masks.pt that were read before")
     stage.add_argument("--steps", type=int, default=2000)
+    stage.add_argument("--lr", type=float, default=5e-4, help="highest learning rate")
     stage.add_argument(
         "--into", type=Path, required=True, help="bundle to go on from and to put both into"
     )
-    stage = _stage(stages, held_out, "sprites", "out", photos=True)
-    stage.add_argument("--count", type=int, default=200, help="pictures of each kind and row")
-    stage = _stage(stages, suite, "sprites", "out")
-    stage.add_argument("--count", type=int, default=32, help="expressions, and questions")
-    stage = _stage(stages, photos, "root", "out")
-    stage.add_argument("--deeplab", type=Path, help="needs: pip install ai-edge-litert")
-    stage = _stage(stages, fit_photos, "root", "out")
-    stage.add_argument("--steps", type=int, default=3000)
-    stage.add_argument("--wordings", type=int, default=2, help="replies to each expression")
     stage = _stage(stages, join, "work", "output")
     stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage.add_argument("--resume", action="store_true")
@@ -101,10 +103,19 @@ def main() -> None:
     stage.add_argument(
         "--kept", type=Path, metavar="BUNDLE", help="go on speaking of words alone as it does"
     )
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    arguments.run(arguments)
+
+
+def _add_measuring(stages: Any) -> None:
+    """Add the stages that make what a bundle is measured on."""
+    stage = _stage(stages, held_out, "sprites", "out", photos=True)
+    stage.add_argument("--count", type=int, default=200, help="pictures of each kind and row")
+    stage = _stage(stages, suite, "sprites", "out")
+    stage.add_argument("--count", type=int, default=32, help="expressions, and questions")
+    stage = _stage(stages, photos, "root", "out")
+    stage.add_argument("--deeplab", type=Path, help="needs: pip install ai-edge-litert")
+    stage = _stage(stages, fit_photos, "root", "out")
+    stage.add_argument("--steps", type=int, default=3000)
+    stage.add_argument("--wordings", type=int, default=2, help="replies to each expression")
 
 
 def _stage(
@@ -285,7 +296,7 @@ def fit(arguments: argparse.Namespace) -> None:
     if not decodes_alike(start, model.sight.config):
         begin_as(model.sight, start.bundle)
     learned, apart = read.split(APART)
-    fit_masks(model.sight, learned, steps=arguments.steps, apart=apart)
+    fit_masks(model.sight, learned, steps=arguments.steps, lr=arguments.lr, apart=apart)
     told = {
         "tool": "tools/embedded_sight, fit",
         "steps": arguments.steps,

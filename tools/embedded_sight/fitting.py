@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedded_sight.naming import TUNED
+from embedded_sight.grounding import tuned_blocks
 from embedded_sight.speaking import read_states
 from llmbind_cli.console import console
 from llmbind_cli.data.batches import Batch, SeenBatch
@@ -74,27 +74,24 @@ class ReadMasks:
             ),
         )
 
-    def split(self, share: float) -> tuple[ReadMasks, ReadMasks]:
-        """Set a share of the pictures apart, those at the end.
+    def split(self, every: int) -> tuple[ReadMasks, ReadMasks]:
+        """Set every so many-th picture apart.
 
         Returns:
             The masks of the other pictures, and those of the pictures set apart.
         """
-        first = len(self.maps[0]) - max(1, round(share * len(self.maps[0])))
-        early = self.image_of < first
-        return (
-            ReadMasks(
-                maps=tuple(scale[:first] for scale in self.maps),
-                states=self.states[early],
-                labels=self.labels[early],
-                image_of=self.image_of[early],
-            ),
-            ReadMasks(
-                maps=tuple(scale[first:] for scale in self.maps),
-                states=self.states[~early],
-                labels=self.labels[~early],
-                image_of=self.image_of[~early] - first,
-            ),
+        apart = torch.arange(len(self.maps[0])) % every == every - 1
+        return self._of(~apart), self._of(apart)
+
+    def _of(self, pictures: Tensor) -> ReadMasks:
+        """Return the masks of some pictures, bool [N]."""
+        wanted = pictures[self.image_of]
+        number = pictures.cumsum(0) - 1
+        return ReadMasks(
+            maps=tuple(scale[pictures] for scale in self.maps),
+            states=self.states[wanted],
+            labels=self.labels[wanted],
+            image_of=number[self.image_of[wanted]],
         )
 
     @classmethod
@@ -199,12 +196,7 @@ def fit_masks(
         apart: What to score on while they learn.
     """
     learning = nn.ModuleList([sight.mask_decoder, sight.prompt_projection]).train()
-    blocks = list(_tuned(sight))
-    known = {id(parameter) for parameter in blocks}
-    rest = [parameter for parameter in learning.parameters() if id(parameter) not in known]
-    optimizers = [(Optimizers(rest), 1.0)]
-    if blocks:
-        optimizers.append((Optimizers(blocks, others=blocks), TUNED))
+    optimizers = Optimizers(learning.parameters(), tuned=tuned_blocks(sight.mask_decoder))
     masks_of = [
         (read.image_of == picture).nonzero()[:, 0].tolist() for picture in range(len(read.maps[0]))
     ]
@@ -226,8 +218,7 @@ def fit_masks(
         loss.backward()
         nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
         rise, fall = (step + 1) / _WARM_UP, (steps - step) / (_DECAY * steps)
-        for optimizer, share in optimizers:
-            optimizer.step(share * lr * min(1.0, rise, fall))
+        optimizers.step(lr * min(1.0, rise, fall))
         losses.append(loss.detach())
         if (step + 1) % _LOG_EVERY == 0:
             seconds = (time.monotonic() - clock) / len(losses)
@@ -254,12 +245,6 @@ def score(sight: Sight, read: ReadMasks) -> float:
         overlap += int((found & (labels == 1)).sum())
         union += int(((found & counted) | (labels == 1)).sum())
     return overlap / max(1, union)
-
-
-def _tuned(sight: Sight) -> Iterator[nn.Parameter]:
-    blocks = getattr(sight.mask_decoder, "last", None)
-    if blocks is not None:
-        yield from blocks.parameters()
 
 
 def _batch(read: ReadMasks, pictures: Sequence[int], masks: Tensor, image_of: Tensor) -> Batch:

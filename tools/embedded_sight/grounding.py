@@ -82,13 +82,14 @@ class Asking(Looking[Looked]):
         masks = functional.interpolate(
             torch.from_numpy(truth)[:, None].float(), maps[0].shape[-2:], mode="area"
         )[:, 0]
-        attended = maps[-len(self.sight.mask_decoder.coarse)]
+        encoder, attended = self.sight.grounding, len(self.sight.mask_decoder.coarse)
+        side = encoder.preprocessing.side_px // encoder.strides[-attended]
         return Looked(
             maps=maps,
             masks=(masks * 255).round().byte(),
             truth=np.packbits(truth, axis=-1),
             phrases=[segment.phrase for segment in sample.segments],
-            cells=self.names.cells(sample, attended.shape[-2:]),
+            cells=self.names.cells(sample, (side, side)),
         )
 
 
@@ -165,7 +166,7 @@ def teach_grounding(
     """
     parts: dict[str, Any] = {
         "networks": networks,
-        "optimizers": Optimizers(networks.parameters()),
+        "optimizers": Optimizers(networks.parameters(), tuned=tuned_blocks(networks.decoder)),
     }
     first = load_state(state, **parts)
     losses: list[Tensor] = []
@@ -204,6 +205,12 @@ def teach_grounding(
             for which, pictures in held_out.items():
                 console.log(f"held out, {which}: cIoU {score(networks, pictures):.3f}")
             clock = time.monotonic()
+
+
+def tuned_blocks(decoder: nn.Module | None) -> list[nn.Parameter]:
+    """Return the weights of a mask decoder's tuned blocks, if it has some."""
+    blocks = getattr(decoder, "last", None)
+    return [] if blocks is None else list(blocks.parameters())
 
 
 @torch.no_grad()

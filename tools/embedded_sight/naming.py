@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from resumable.optimizers import TUNED
 from resumable.precision import cpu_autocast
 from resumable.state import load_state, save_state, take_what_fits
 from torch import Tensor, nn
@@ -33,9 +34,6 @@ from llmbind_cli.nn.tuned_stage import TunedStage
 LOG_EVERY, SAVE_EVERY = 20, 100
 _WARM_UP, _DECAY = 50, 0.7
 """Steps until the learning rate is reached; share of the steps over which it falls to 0."""
-
-TUNED = 0.3
-"""Learning rate of blocks that know what photos look like, over that of what is new."""
 
 _NEAR = 1.5
 """Cells that a found thing may be away from a true one, to be that one."""

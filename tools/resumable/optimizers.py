@@ -10,6 +10,9 @@ from torch import nn
 
 from resumable.muon import Muon
 
+TUNED = 0.3
+"""Learning rate of what knows something already, over that of what is new."""
+
 
 class Optimizers:
     """Two optimizers that step as one.
@@ -20,7 +23,9 @@ class Optimizers:
     Args:
         parameters: What learns.
         others: Matrices that AdamW is to take all the same, such as embeddings.
-        weight_decay: Of both.
+        tuned: Those of the parameters that know something already: AdamW takes them, at 0.3 of the
+            learning rate.
+        weight_decay: Of all.
     """
 
     def __init__(
@@ -28,22 +33,29 @@ class Optimizers:
         parameters: Iterable[nn.Parameter],
         *,
         others: Iterable[nn.Parameter] = (),
+        tuned: Iterable[nn.Parameter] = (),
         weight_decay: float = 0.01,
     ) -> None:
         apart = {id(parameter) for parameter in others}
-        learning = [p for p in parameters if p.requires_grad]
+        knowing = list(tuned)
+        slow = {id(parameter) for parameter in knowing}
+        learning = [p for p in parameters if p.requires_grad and id(p) not in slow]
         self._matrices = [p for p in learning if p.ndim in (2, 4) and id(p) not in apart]
         taken = {id(matrix) for matrix in self._matrices}
         rest = [p for p in learning if id(p) not in taken]
         # Views: what Muon writes into them is written into the networks.
         self._flat = [nn.Parameter(matrix.data.flatten(1)) for matrix in self._matrices]
         self._muon = Muon(self._flat, weight_decay=weight_decay)
-        self._adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=weight_decay)
+        groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
+        if knowing:
+            groups.append({"params": knowing, "share": TUNED})
+        self._adamw = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay)
 
     def step(self, lr: float) -> None:
         """Move the parameters by their gradients, which are then forgotten."""
-        for optimizer in (self._muon, self._adamw):
-            optimizer.param_groups[0]["lr"] = lr
+        self._muon.param_groups[0]["lr"] = lr
+        for group in self._adamw.param_groups:
+            group["lr"] = group["share"] * lr
         for flat, matrix in zip(self._flat, self._matrices, strict=True):
             flat.grad = None if matrix.grad is None else matrix.grad.flatten(1)
             matrix.grad = None

@@ -51,8 +51,8 @@ def model(embedded_base, embedded_sight):
 
 
 @pytest.fixture
-def mask(picture, tmp_path, embedded_base, embedded_sight):
-    def cut(instruction):
+def mask(tmp_path, embedded_base, embedded_sight):
+    def cut(picture, instruction):
         out = tmp_path / "mask.png"
         segment_picture(
             image=picture, instruction=instruction, out=out, masks=MaskSettings(),
@@ -68,25 +68,36 @@ def mask(picture, tmp_path, embedded_base, embedded_sight):
     ("instruction", "side"),
     [("the red apple", "left"), ("the blue car", "right"), ("the one you can eat", "left")],
 )
-def test_masks_follow_the_words(mask, instruction, side):
-    found = mask(instruction)
-    assert found.shape == (128, 128)
-    assert found.mean() > 0.05
-    left = found[:, :64].sum() / found.sum()
+def test_masks_follow_the_words(mask, picture, instruction, side):
+    lies_at_the_side(mask(picture, instruction), side)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "side"),
+    [("the apple", "left"), ("the cat", "right"), ("the animal", "right")],
+)
+def test_so_do_those_of_readme_s_picture(mask, cat, instruction, side):
+    lies_at_the_side(mask(cat, instruction), side)
+
+
+def lies_at_the_side(mask, side):
+    """Check that a mask covers something, nearly all of it in one half."""
+    assert mask.shape == (128, 128)
+    assert mask.mean() > 0.05
+    left = mask[:, :64].sum() / mask.sum()
     assert left > 0.9 if side == "left" else left < 0.1
 
 
-a_teapot = pytest.mark.xfail(strict=True, reason="its list takes this apple for a teapot, red")
 a_dog = pytest.mark.xfail(strict=True, reason="it says yes of what is like a thing in the list")
 
 
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
-        pytest.param("Is there an apple?", "Yes.", marks=a_teapot),
+        ("Is there an apple?", "Yes."),
         ("Is there a dog in the picture?", "No."),
         ("How many cars are there?", "One."),
-        pytest.param("What is to the left of the car?", "The apple.", marks=a_teapot),
+        ("What is to the left of the car?", "The apple."),
         ("What colour is the car?", "Blue."),
     ],
 )
@@ -104,7 +115,7 @@ def test_questions_get_answers_in_words(model, picture, question, answer):
         ("What colour is the apple?", "Red."),
     ],
 )
-def test_so_do_those_about_readme_s_picture(model, cat, question, answer):
+def test_questions_about_readme_s_picture_do_too(model, cat, question, answer):
     assert answered(model, cat, question) == answer
 
 

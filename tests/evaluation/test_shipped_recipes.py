@@ -21,8 +21,9 @@ RECIPES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 def test_the_benchmarks_are_there():
     assert set(RECIPES) == {
-        "audiocaps", "coco-fid-30k", "embedded", "embedded-photos", "embedded-sight",
-        "msr-vtt", "reasoning-edit", "reasonseg", "refcoco", "refcoco-plus", "refcocog", "routing",
+        "audiocaps", "coco-fid-30k", "embedded", "embedded-drawings", "embedded-photos",
+        "embedded-sight", "msr-vtt", "reasoning-edit", "reasonseg", "refcoco", "refcoco-plus",
+        "refcocog", "routing",
     }  # fmt: skip
 
 

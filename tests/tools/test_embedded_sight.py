@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from embedded_sight import drawings, fitting, grounding, held_out, naming, speaking
 from embedded_sight.joint import TaughtObjective, TrueLists, take_first_stages
 from embedded_sight.names import Cells, Centres, Names
+from embedded_sight.scenes import Scenes
 from resumable.optimizers import Optimizers
 from resumable.state import take_what_fits
 
@@ -785,9 +786,13 @@ def test_states_tell_the_prompts_that_they_hold(monkeypatch):
     assert speaking.fit(projection, states, prompts) < 0.5
 
 
-def test_held_out_scenes_are_what_eval_reads(world, renderer, tmp_path):
+def test_held_out_scenes_and_drawings_are_what_eval_reads(world, renderer, tmp_path):
     held_out.write_held_out(tmp_path, world, renderer, (), count=2)
-    for row in held_out.ROWS:
+    counts = {"train": 1, "held_out": 20}
+    drawings.draw_all(FakeGenerator(), world, tmp_path / "drawn", seed=5, counts=counts)
+    scenes = Scenes(world, renderer, ())
+    held_out.write_drawings(tmp_path, tmp_path / "drawn", scenes, count=2)
+    for row in (*held_out.ROWS, "drawings"):
         folder = tmp_path / row
         lines = {
             path.stem: [json.loads(line) for line in path.read_text().splitlines()]

@@ -109,6 +109,7 @@ def _add_measuring(stages: Any) -> None:
     """Add the stages that make what a bundle is measured on."""
     stage = _stage(stages, held_out, "sprites", "out", photos=True)
     stage.add_argument("--count", type=int, default=200, help="pictures of each kind and row")
+    stage.add_argument("--drawings", type=Path, help="what draw made: write those held out, too")
     stage = _stage(stages, suite, "sprites", "out")
     stage.add_argument("--count", type=int, default=32, help="expressions, and questions")
     stage = _stage(stages, photos, "root", "out")
@@ -307,13 +308,15 @@ def fit(arguments: argparse.Namespace) -> None:
 
 
 def held_out(arguments: argparse.Namespace) -> None:
-    """Write scenes that training never sees, for recipes/eval/embedded-sight.toml."""
-    from embedded_sight.held_out import write_held_out
+    """Write what training never sees, for recipes/eval/embedded-sight.toml and -drawings.toml."""
+    from embedded_sight.held_out import write_drawings, write_held_out
 
     scenes = _scenes(arguments)
     write_held_out(
         arguments.out, scenes.world, scenes.renderer, scenes.photos, count=arguments.count
     )
+    if arguments.drawings is not None:
+        write_drawings(arguments.out, arguments.drawings, scenes, count=arguments.count)
 
 
 def suite(arguments: argparse.Namespace) -> None:

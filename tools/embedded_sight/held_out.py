@@ -1,7 +1,8 @@
 """Writes scenes that training never sees as files that ``llmbind eval`` scores.
 
 For each of the two held-out rows, ``held_out_scenes`` (pairs of things never seen together) and
-``held_out_things`` (things never seen at all), into ``OUT/ROW``:
+``held_out_things`` (things never seen at all), and for ``drawings`` that the embedded generator
+made of pairs and colours never seen, into ``OUT/ROW``:
 
 - ``pictures/N.png``
 - ``KIND.jsonl`` and ``KIND-masks.jsonl`` for the kinds refer, spatial and reason: the words of one
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from embedded_sight.scenes import Scenes
 from llmbind_cli.data.rle import coco_rle
 from llmbind_cli.data.sample import Sample
 from llmbind_cli.data.scenes.arrangements import Arrangement, ArrangementSampler
@@ -39,7 +41,7 @@ _SUITE_THINGS = 3
 def write_held_out(
     out: Path, world: Any, renderer: SceneRenderer, photos: tuple[Path, ...], *, count: int
 ) -> None:
-    """Write both rows.
+    """Write both rows of scenes.
 
     Args:
         out: Folder.
@@ -50,15 +52,31 @@ def write_held_out(
     """
     for row in ROWS:
         sampler = ArrangementSampler(world, SEED, split=row, photos=photos)
-        folder = out / row
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
-        asked: list[dict[str, Any]] = []
-        for kind in _POINTING:
-            samples = _samples(sampler, renderer, row, (kind,))
-            asked += _write_pointing(folder, kind, itertools.islice(samples, count))
-        samples = _samples(sampler, renderer, row, _ANSWERED)
-        lines = _write_answered(folder, itertools.islice(samples, count))
-        _write(folder / "asked.jsonl", [*asked, *(line | {"task": "text"} for line in lines)])
+        _write_row(out / row, sampler, renderer, count)
+
+
+def write_drawings(out: Path, drawings: Path, scenes: Scenes, *, count: int) -> None:
+    """Write the row of drawings.
+
+    Args:
+        out: Folder.
+        drawings: What ``draw`` made.
+        scenes: Tell where in them things are.
+        count: Drawings of each kind, and questions with an answer.
+    """
+    sampler, renderer = scenes.drawings(drawings, "held_out")
+    _write_row(out / "drawings", sampler, renderer, count)
+
+
+def _write_row(folder: Path, sampler: Any, renderer: SceneRenderer, count: int) -> None:
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    asked: list[dict[str, Any]] = []
+    for kind in _POINTING:
+        samples = _samples(sampler, renderer, folder.name, (kind,))
+        asked += _write_pointing(folder, kind, itertools.islice(samples, count))
+    samples = _samples(sampler, renderer, folder.name, _ANSWERED)
+    lines = _write_answered(folder, itertools.islice(samples, count))
+    _write(folder / "asked.jsonl", [*asked, *(line | {"task": "text"} for line in lines)])
 
 
 def write_suite(out: Path, world: Any, renderer: SceneRenderer, *, count: int) -> None:
@@ -89,7 +107,7 @@ def write_suite(out: Path, world: Any, renderer: SceneRenderer, *, count: int) -
 
 
 def _samples(
-    sampler: ArrangementSampler,
+    sampler: Any,
     renderer: SceneRenderer,
     row: str,
     kinds: tuple[QuestionKind, ...],

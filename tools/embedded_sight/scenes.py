@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from embedded_sight.drawings import Alternating, DrawingRenderer, Samples, Split, drawn_arrangements
+from embedded_sight.drawings import (
+    Alternating,
+    DrawingRenderer,
+    DrawnArrangements,
+    Samples,
+    Split,
+    drawn_arrangements,
+)
 from llmbind_cli.data.scenes.arrangements import ArrangementSampler
 from llmbind_cli.data.scenes.grounds import list_photos
 from llmbind_cli.data.scenes.pictures import SceneRenderer
@@ -59,11 +66,17 @@ class Scenes:
         name = f"{name}/{split}"
         return SceneQuestions(sampler, self.renderer, name=name, turns=_TURNS, questions=_POINTING)
 
+    def drawings(self, folder: Path, split: Split) -> tuple[DrawnArrangements, DrawingRenderer]:
+        """Return the scenes of a row that was drawn, and what shows the drawings of them."""
+        renderer = DrawingRenderer(self.renderer.sprites, folder / split)
+        return drawn_arrangements(folder, self.world, split), renderer
+
     def drawn(self, folder: Path, split: Split, *, tied: bool = False) -> SceneQuestions:
         """Return drawings with expressions to point at."""
+        sampler, renderer = self.drawings(folder, split)
         return SceneQuestions(
-            drawn_arrangements(folder, self.world, split),
-            DrawingRenderer(self.renderer.sprites, folder / split),
+            sampler,
+            renderer,
             name=f"drawn/{split}",
             turns=_TURNS,
             questions=_IN_DRAWINGS,

@@ -40,9 +40,9 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded-sight.toml"
 SCORED, DRAWN_HELD_OUT = 160, 400
 """Pictures of each kind that a projector is scored on while it learns; drawings held out."""
 
-MASK_PX, APART = 4, 20
+MASK_PX, APART = 4, 21
 """Pixels of the encoder's square that make one of a mask to fit to; the fit is scored on every so
-many-th picture.
+many-th picture, an odd number, since every fourth is a drawing.
 """
 
 

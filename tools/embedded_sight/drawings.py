@@ -58,8 +58,8 @@ class DrawnArrangements:
     Args:
         world: The things.
         seed: Seed of the row.
-        split: Scenes that training may see, or pairs and colours that neither the generator nor
-            what looks at its drawings has seen.
+        split: Scenes that training may see, or pairs that neither the generator nor what looks at
+            its drawings has seen, and things in colours that the generator has not.
         count: Scenes in the row.
     """
 

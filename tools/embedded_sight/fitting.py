@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedded_sight.grounding import tuned_blocks
-from embedded_sight.speaking import read_states
+from embedded_sight.speaking import encoded, read_states
 from llmbind_cli.console import console
 from llmbind_cli.data.batches import Batch, SeenBatch
-from llmbind_cli.data.encode import EncodedSample, encode_dialogue
+from llmbind_cli.data.encode import EncodedSample
 from llmbind_cli.data.sample import IGNORED, Sample
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.config import HEADS_NAME
@@ -114,12 +114,9 @@ def read_masks(model: BoundModel, samples: Iterable[Sample], *, finer: int = 1) 
     """
     shown: list[str] = []
 
-    def encoded() -> Iterator[EncodedSample]:
+    def told() -> Iterator[EncodedSample]:
         for sample in samples:
-            one = encode_dialogue(
-                sample, model.tokenizer, model.token_table, decision_weight=1.0,
-                slot=model.image_slot,
-            )  # fmt: skip
+            one = encoded(model, sample)
             if one.pointing:
                 shown.append(str(sample.image))
             yield one
@@ -128,7 +125,7 @@ def read_masks(model: BoundModel, samples: Iterable[Sample], *, finer: int = 1) 
     maps: list[tuple[Tensor, ...]] = []
     states, labels, image_of = [], [], []
     read = 0
-    for seen, found in read_states(model, encoded()):
+    for seen, found in read_states(model, told()):
         states.append(found)
         labels.append(_coarser(seen.labels, finer))
         pictures = shown[read : read + len(seen.maps[0])]

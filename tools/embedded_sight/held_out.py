@@ -2,7 +2,7 @@
 
 For each of the two held-out rows, ``held_out_scenes`` (pairs of things never seen together) and
 ``held_out_things`` (things never seen at all), and for ``drawings`` that the embedded generator
-made of pairs and colours never seen, into ``OUT/ROW``:
+made of pairs never seen together and of colours that it never saw, into ``OUT/ROW``:
 
 - ``pictures/N.png``
 - ``KIND.jsonl`` and ``KIND-masks.jsonl`` for the kinds refer, spatial and reason: the words of one

@@ -28,6 +28,7 @@ from embedded_sight.grounding import Grounding
 from llmbind_cli.console import console
 from llmbind_cli.data.batches import SeenBatch
 from llmbind_cli.data.encode import EncodedSample, encode_dialogue
+from llmbind_cli.data.sample import Sample
 from llmbind_cli.data.scenes.questions import SceneQuestions
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.checkpoint import CARD_NAME
@@ -85,7 +86,7 @@ def collect(model: BoundModel, questions: SceneQuestions, numbers: Iterable[int]
         questions: The scenes.
         numbers: Of the dialogues.
     """
-    samples = (_encoded(model, questions, number) for number in numbers)
+    samples = (encoded(model, questions[number]) for number in numbers)
     parts = read_states(model, samples)
     return ReadPhrases.of([ReadPhrases(found, list(seen.phrases)) for seen, found in parts])
 
@@ -121,9 +122,10 @@ def read_states(
             console.log(f"{read} dialogues, {masks} masks")
 
 
-def _encoded(model: BoundModel, questions: SceneQuestions, number: int) -> EncodedSample:
+def encoded(model: BoundModel, sample: Sample) -> EncodedSample:
+    """Encode a dialogue whose states are to be read."""
     return encode_dialogue(
-        questions[number],
+        sample,
         model.tokenizer,
         model.token_table,
         decision_weight=1.0,

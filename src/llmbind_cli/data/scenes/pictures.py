@@ -24,6 +24,10 @@ _KEPT = 16
 class SceneRenderer:
     """Draws scenes at one size, and keeps the last few.
 
+    Attributes:
+        sprites: As given.
+        size_px: As given.
+
     Args:
         sprites: The things' looks.
         size_px: S, width and height of every picture.

@@ -330,6 +330,30 @@ def test_plain_answers_are_right(world, renderer):
     assert min(seen.values()) > 10
 
 
+def test_what_is_absent_may_be_of_a_kind_with_what_is_there(world, renderer):
+    """As a dog is where a cat stands; and by default it may be anything."""
+
+    def absent(**options):
+        asked = questions(world, renderer, questions={"presence": 1.0}, turns=1, **options)
+        for sample in (asked[number] for number in range(MANY)):
+            said, replied = (turn.text.lower() for turn in sample.turns)
+            if replied == "no.":
+                things = [placed.thing for placed in sample.pictures[0].arrangement.things]
+                named = [
+                    t for t in world if re.search(rf"\b{re.escape(t.noun.one.lower())}\b", said)
+                ]
+                yield max(named, key=lambda thing: len(thing.noun.one)), things
+
+    def kin(told):
+        shared = [any(set(a.category_words) & set(b.category_words) for b in t) for a, t in told]
+        return sum(shared) / len(shared)
+
+    assert kin([*absent(near=1.0)]) > 0.8  # of some things there is no other of their kind
+    assert kin([*absent()]) < 0.4
+    with pytest.raises(ValueError, match=r"near must be in \[0, 1\], got 2"):
+        questions(world, renderer, near=2)
+
+
 def test_a_thing_is_named_as_within_a_sentence(world, renderer):
     """A name has the same tokens there as after other words, which at the start it has not."""
     asked = questions(world, renderer, questions={"name": 1.0}, turns=2)

@@ -86,7 +86,7 @@ def test_shipped_recipes_are_right(path):
         ("lora_moe.layers=[0, -1]", "lora_moe.layers.1 must be ≥ 0, got -1"),
         ("lora_moe.layers=some", "lora_moe.layers must be 'every-second' or 'all', got 'some'"),
         ("lora_moe.top_k=5", "lora_moe: top_k must be ≤ num_experts (4), got 5"),
-        ("train.epochs=1", "train: give exactly one of steps and epochs"),
+        ("train={steps = 1, epochs = 1}", "train: give exactly one of steps and epochs"),
         ("train.steps=true", "train.steps should be a valid integer, got True"),
         ('optim.lr="1e-3"', "optim.lr should be a valid number, got '1e-3'"),
         ("optim.betas=[0.9, 1.5]", "optim.betas.1 must be < 1.0, got 1.5"),
@@ -169,6 +169,17 @@ def test_extends_merges_tables_and_replaces_the_rest(write):
     assert (recipe.optim.lr, recipe.optim.clip, recipe.train.steps) == (2e-3, 2.0, 5)
     recipe = load_recipe(child, overrides=["optim.clip=3"])
     assert (recipe.optim.lr, recipe.optim.clip) == (2e-3, 3.0)
+
+
+def test_steps_and_epochs_take_each_others_place(write):
+    write(MINIMAL + "[optim]\nlr = 1e-3\n", "base/base.toml")
+    lasting = load_recipe(write('extends = "base/base.toml"\n[train]\nepochs = 2\n')).train
+    assert (lasting.steps, lasting.epochs) == (None, 2)
+    child = write('extends = "embedded"\n')  # has epochs
+    lasting = load_recipe(child, overrides=["train.steps=7"]).train
+    assert (lasting.steps, lasting.epochs) == (7, None)
+    with pytest.raises(ConfigurationError, match="exactly one of steps and epochs"):
+        load_recipe(write('extends = "embedded"\n[train]\nsteps = 7\nepochs = 2\n'))
 
 
 def test_extends_finds_a_shipped_recipe_by_its_name(write):

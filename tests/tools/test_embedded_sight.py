@@ -21,7 +21,8 @@ from tiny_vision import light_sight, save_efficientnet
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 from embedded_sight import drawings, fitting, grounding, held_out, naming, speaking
-from embedded_sight.joint import TaughtObjective, TrueLists, take_first_stages
+from embedded_sight.joint import TaughtObjective, take_first_stages
+from embedded_sight.lists import StrangeLists, TrueLists, found_without, strange_names
 from embedded_sight.names import Cells, Centres, Names
 from embedded_sight.scenes import Scenes
 from resumable.optimizers import Optimizers
@@ -391,11 +392,47 @@ def test_a_list_spells_names_as_people_write_them(model, looking, world, questio
     colour = first.colour or first.thing.colours[0]
     torch.testing.assert_close(told[4], names.colours[NAMES.index(colour)])
     collated = TrueLists(SimpleNamespace(projector=projector), names)
-    torch.testing.assert_close(collated._features([picture])[0], told)
+    torch.testing.assert_close(collated._features(questions[0])[0], told)
     with pytest.raises(ValueError, match=r"must have a table \[sight\.object_tokens\]"):
         names.fill(model.sight.projector)
     assert not told[1 : 4 - len(ids)].any()
     assert not names.found(object(), 2).present.any()
+
+
+def test_a_strange_list_has_no_name_for_some_things(model, describing, looking, questions):
+    """What it lists instead is what the projector takes them for otherwise."""
+    names, _ = looking
+    projector = lister(names, describing.look(range(1))[0].features.shape[1])
+    names.fill(projector)
+    projector.finding.bias.data[0] = 5.0  # finds something
+    sight = SimpleNamespace(projector=projector, tower_features=model.sight.tower_features)
+    sample = questions[0]
+    features = model.sight.tower_features([sample.pictures[0].load()])
+    with torch.no_grad():
+        scores = projector.scores(features)
+    usual = projector.find(scores)
+    (known,) = StrangeLists(sight, names, 0.0)._features(sample)
+    torch.testing.assert_close(known, projector.listed(usual)[0])
+    first = int(usual.names[0, 0].argmax())
+    strange = found_without(projector, scores, [first])
+    assert strange.names[0, 0, first] == 0
+    torch.testing.assert_close(strange.names[0, 0].sum(), torch.tensor(1.0))
+    torch.testing.assert_close(strange.places, usual.places)
+    assert sight.embeddings(known) is known
+
+
+def test_what_a_reply_tells_keeps_its_name(looking, questions, world, renderer):
+    names, _ = looking
+    sample = questions[0]
+    (picture,) = sample.pictures
+    all_of_it = {names.number[placed.thing.name] for placed in picture.arrangement.things}
+    assert {*strange_names(sample, picture, names, 1.0)} == all_of_it  # all replies mark
+    assert not [*strange_names(sample, picture, names, 0.0)]
+    assert not [*strange_names(sample, object(), names, 1.0)]
+    told = SceneQuestions(
+        ArrangementSampler(world, 3), renderer, name="t", turns=1, questions={"describe": 1.0}
+    )[0]
+    assert not [*strange_names(told, told.pictures[0], names, 1.0)]
 
 
 def test_lists_are_scored_by_what_is_there(model, describing, looking):

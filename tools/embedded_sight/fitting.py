@@ -34,6 +34,7 @@ from llmbind_cli.model.config import HEADS_NAME
 from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
 from llmbind_cli.nn.tuned_stage import TunedStage
+from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.training.sight_losses import MaskWeights, sight_losses
 
 _LOG_EVERY, _SCORE_EVERY = 20, 100
@@ -104,13 +105,20 @@ class ReadMasks:
         torch.save(vars(self), path)
 
 
-def read_masks(model: BoundModel, samples: Iterable[Sample], *, finer: int = 1) -> ReadMasks:
+def read_masks(
+    model: BoundModel,
+    samples: Iterable[Sample],
+    *,
+    finer: int = 1,
+    collated: SeeingCollator | None = None,
+) -> ReadMasks:
     """Have the language model read dialogues, each about one picture.
 
     Args:
         model: It sees and cuts out.
         samples: The dialogues; those about the same picture need not stand together.
         finer: How many pixels of the grounding encoder's square, across and down, make one label.
+        collated: Makes batches of the dialogues; by default of what the model sees.
     """
     shown: list[str] = []
 
@@ -125,7 +133,7 @@ def read_masks(model: BoundModel, samples: Iterable[Sample], *, finer: int = 1) 
     maps: list[tuple[Tensor, ...]] = []
     states, labels, image_of = [], [], []
     read = 0
-    for seen, found in read_states(model, told()):
+    for seen, found in read_states(model, told(), collated=collated):
         states.append(found)
         labels.append(_coarser(seen.labels, finer))
         pictures = shown[read : read + len(seen.maps[0])]

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedded_sight.grounding import Grounding
+from embedded_sight.lists import StrangeLists, TrueLists
 from embedded_sight.names import Names
 from llmbind_cli.data.batches import Batch
 from llmbind_cli.data.scenes.arrangements import ArrangementSampler
@@ -30,12 +31,9 @@ from llmbind_cli.model.loader import load_model
 from llmbind_cli.nn.object_projector import ObjectProjector
 from llmbind_cli.training.objective import LanguageObjective, Losses
 from llmbind_cli.training.run import TrainingRun, train
-from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.training.sight_losses import MaskWeights, SightLosses
 
 if TYPE_CHECKING:
-    from llmbind_cli.data.pictures import PictureSource
-    from llmbind_cli.model.vision.sight import Sight
     from llmbind_cli.training.start import Start
 
 PROMPT_WEIGHT = 2.0
@@ -102,28 +100,6 @@ class TaughtObjective(LanguageObjective):
         return SightLosses(mask=losses.mask + PROMPT_WEIGHT * distance, box=losses.box)
 
 
-class TrueLists(SeeingCollator):
-    """Makes batches in which a projector of object tokens errs nowhere.
-
-    Args:
-        sight: Its projector is filled with the names, and its embeddings pass as they are.
-        names: Of the things.
-    """
-
-    def __init__(self, sight: Sight, names: Names) -> None:
-        super().__init__(sight)
-        names.fill(sight.projector)
-        sight.embeddings = lambda features: features
-        self._names = names
-
-    @torch.no_grad()
-    def _features(self, pictures: Sequence[PictureSource]) -> list[Tensor]:
-        """Return what the language model is to read of pictures, [num_tokens, D] each."""
-        projector = self._sight.projector
-        found = [self._names.found(picture, projector.most) for picture in pictures]
-        return [projector.listed(one)[0] for one in found]
-
-
 class TaughtRun(TrainingRun):
     """A run whose mask decoder, projector and teacher come from the stages before.
 
@@ -134,6 +110,7 @@ class TaughtRun(TrainingRun):
         recipe: The recipe.
         work: Folder of the earlier stages.
         truly_listed: Let the language model read what is in a scene, not what the projector sees.
+        strange: Share of the kinds of things in a picture that the projector is not to know.
         kept: Bundle whose way to speak of words alone is to be kept.
         settings: Those of :class:`TrainingRun`.
     """
@@ -145,6 +122,7 @@ class TaughtRun(TrainingRun):
         work: Path,
         model: Any,
         truly_listed: bool = False,
+        strange: float = 0.0,
         kept: Path | None = None,
         **settings: Any,
     ) -> None:
@@ -164,10 +142,17 @@ class TaughtRun(TrainingRun):
         self._settings["joint"] = {"true_lists": truly_listed}
         if self._kept is not None:
             self._settings["joint"]["kept"] = self._kept.name
-        if truly_listed:
+        if strange:
+            self._settings["joint"]["strange"] = strange
+        if truly_listed or strange:
             known = ArrangementSampler(load_world(), 0).known
             embedding = model.language_model.get_input_embeddings()
-            self._collated = TrueLists(model.sight, Names(embedding, model.tokenizer, known))
+            names = Names(embedding, model.tokenizer, known)
+            self._collated = (
+                TrueLists(model.sight, names)
+                if truly_listed
+                else StrangeLists(model.sight, names, strange)
+            )
 
     def objective(self) -> LanguageObjective:
         """Return the usual objective, with what others teach."""
@@ -232,6 +217,7 @@ def train_jointly(
     output: Path | None,
     resume: bool,
     truly_listed: bool = False,
+    strange: float = 0.0,
     kept: Path | None = None,
 ) -> int:
     """Run the recipe with its teachers; return the exit code of ``llmbind train``."""
@@ -241,5 +227,7 @@ def train_jointly(
         output=output,
         resume=resume,
         device="cpu",
-        make_run=partial(TaughtRun, work=work, truly_listed=truly_listed, kept=kept),
+        make_run=partial(
+            TaughtRun, work=work, truly_listed=truly_listed, strange=strange, kept=kept
+        ),
     )

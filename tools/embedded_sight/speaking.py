@@ -93,13 +93,17 @@ def collect(model: BoundModel, questions: SceneQuestions, numbers: Iterable[int]
 
 @torch.no_grad()
 def read_states(
-    model: BoundModel, samples: Iterable[EncodedSample]
+    model: BoundModel,
+    samples: Iterable[EncodedSample],
+    *,
+    collated: SeeingCollator | None = None,
 ) -> Iterator[tuple[SeenBatch, Tensor]]:
     """Read dialogues, eight at a time.
 
     Args:
         model: The model; its adapters are on.
         samples: The dialogues.
+        collated: Makes batches of them; by default of what the model sees.
 
     Yields:
         What is seen in some of them, and the states that predict their ``seg`` tokens, [M, D].
@@ -107,7 +111,7 @@ def read_states(
     if model.sight is None:
         raise ValueError("the model must see")
     objective = LanguageObjective(model, aux_coefficient=0.0).eval()
-    collated = SeeingCollator(model.sight)
+    collated = SeeingCollator(model.sight) if collated is None else collated
     left, read, masks = iter(samples), 0, 0
     while part := list(islice(left, _BATCH)):
         batch = collated(part)

@@ -88,6 +88,7 @@ def read_recipe_table(path: Path) -> Table:
         following = _parent(following.parent, parent) if parent is not None else None
     merged: Table = {}
     for table in reversed(layers):
+        _give_way(merged, table)
         _merge(merged, table)
     return merged
 
@@ -130,7 +131,8 @@ def apply_override(table: Table, override: str) -> None:
     """Sets one value of a recipe table, making tables on the way.
 
     Args:
-        table: The recipe table; changed in place.
+        table: The recipe table; changed in place. ``train.steps`` takes the place of
+            ``train.epochs``, and the other way about.
         override: ``dotted.key=value``. The value is TOML; text that is no TOML is taken as a
             string, so that ``model.base=hf:org/name`` needs no quotes within quotes. A number in
             the key selects an item of a list: ``data.0.count=2000``.
@@ -143,6 +145,8 @@ def apply_override(table: Table, override: str) -> None:
     if not equals or not all(steps):
         raise ConfigurationError(f"--set {override}: must have the form section.key=value")
     value = _toml_value(text.strip(), override)
+    if len(steps) == 2 and steps[0] == "train":
+        _give_way(table, {"train": {steps[1]: value}})
     place: Any = table
     for step in steps[:-1]:
         if isinstance(place, dict):
@@ -183,6 +187,15 @@ def _split_place(message: str, text: str) -> tuple[str, str]:
     reason = message.removesuffix(" (at end of document)")
     last = text.rpartition("\n")[2]
     return reason, f"{text.count(chr(10)) + 1}:{len(last) + 1}"
+
+
+def _give_way(below: Table, above: Table) -> None:
+    """Drops the length of a training that another one is to replace: in steps or in epochs."""
+    kept, new = below.get("train"), above.get("train")
+    if isinstance(kept, dict) and isinstance(new, dict):
+        for given, other in (("steps", "epochs"), ("epochs", "steps")):
+            if given in new and other not in new:
+                kept.pop(other, None)
 
 
 def _merge(below: Table, above: Table) -> None:

@@ -169,6 +169,7 @@ class SceneSource(PictureSource):
         questions: Shares of what is asked; the usual ones if empty.
         turns: Most questions about one scene.
         tied: Replies repeat what is marked right before its token.
+        near: Share of the absent things asked for that are of a kind with one that is there.
     """
 
     kind: Literal["scenes"]
@@ -181,6 +182,7 @@ class SceneSource(PictureSource):
     questions: dict[QuestionName, Share] = Field(default={})
     turns: int = Field(default=3, ge=1)
     tied: bool = False
+    near: float = Field(default=0.0, ge=0, le=1)
 
 
 AnnotatedTable = (

@@ -118,6 +118,7 @@ class PictureSamples(Iterator[Sample]):
                 questions=source.questions or QUESTIONS,
                 turns=source.turns,
                 tied=source.tied,
+                near=source.near,
                 held_out_targets=source.split == "held_out_things",
             )
             for number in range(source.count):

@@ -60,7 +60,7 @@ class SeeingCollator:
         targets: list[MaskTargets] = []
         phrases: list[str] = []
         for row, sample, encoded in pictured:
-            features += self._features(sample.pictures)
+            features += self._features(sample)
             if not encoded.pointing:
                 continue
             picture = sample.pictures[0]
@@ -86,8 +86,9 @@ class SeeingCollator:
         grounding = self._sight.grounding
         return 0 if grounding is None else grounding.preprocessing.side_px
 
-    def _features(self, pictures: Sequence[PictureSource]) -> list[Tensor]:
-        """Return the tower's features of pictures, each [K, W] on the CPU."""
+    def _features(self, sample: Sample) -> list[Tensor]:
+        """Return the tower's features of a sample's pictures, each [K, W] on the CPU."""
+        pictures = sample.pictures
         if self._cache is None:
             return list(self._sight.tower_features([p.load() for p in pictures]).cpu())
         return [

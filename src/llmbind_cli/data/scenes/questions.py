@@ -20,6 +20,7 @@ from llmbind_cli.data.scenes.graph import Side
 from llmbind_cli.data.scenes.nouns import Noun
 from llmbind_cli.data.scenes.pictures import SceneMask, ScenePicture, SceneRenderer
 from llmbind_cli.data.scenes.seen import knowledge, seen_objects
+from llmbind_cli.data.scenes.world import Thing
 from llmbind_cli.data.segmentation import wordings
 from llmbind_cli.data.segmentation.annotations import Naming
 from llmbind_cli.data.segmentation.expressions import (
@@ -90,6 +91,7 @@ class _Scene:
     arrangement: Arrangement
     objects: tuple[SeenObject, ...]
     rng: Random
+    near: float
 
 
 class SceneQuestions:
@@ -103,9 +105,11 @@ class SceneQuestions:
         turns: Most questions about one scene, ≥ 1.
         held_out_targets: Only things that training never sees are asked for.
         tied: Replies repeat an expression right before its token.
+        near: Share of the absent things asked for that are of a kind with one that is there.
 
     Raises:
-        ValueError: No question has a share, one is unknown, or ``turns`` is below 1.
+        ValueError: No question has a share, one is unknown, ``turns`` is below 1, or ``near`` is
+            not in [0, 1].
     """
 
     def __init__(
@@ -118,17 +122,21 @@ class SceneQuestions:
         turns: int = 3,
         held_out_targets: bool = False,
         tied: bool = False,
+        near: float = 0.0,
     ) -> None:
         unknown = set(questions) - set(get_args(QuestionKind))
         if unknown or not questions or min(questions.values()) < 0 or not sum(questions.values()):
             raise ValueError(f"questions must have known kinds with shares ≥ 0, got {questions}")
         if turns < 1:
             raise ValueError(f"turns must be ≥ 1, got {turns}")
+        if not 0 <= near <= 1:
+            raise ValueError(f"near must be in [0, 1], got {near}")
         self._sampler, self._renderer, self._name = sampler, renderer, name
         self._kinds, self._weights = list(questions), list(questions.values())
         self._turns = turns
         self._held_out_targets = held_out_targets
         self._tied = tied
+        self._near = near
 
     def __getitem__(self, number: int) -> Sample:
         """The sample of a number, ≥ 0."""
@@ -138,7 +146,7 @@ class SceneQuestions:
             arrangement = self._sampler.draw(number, attempt)
             key = f"scenes/{self._name}/{number}"
             picture = ScenePicture(key, arrangement, self._renderer)
-            scene = _Scene(arrangement, seen_objects(arrangement, picture), rng)
+            scene = _Scene(arrangement, seen_objects(arrangement, picture), rng, self._near)
             exchanges = self._ask(scene, wanted)
             if exchanges:
                 return self._sample(number, picture, exchanges)
@@ -218,9 +226,22 @@ _Fact = tuple[str, dict[str, str], str]
 def _absent(scene: _Scene, sampler: ArrangementSampler) -> Iterator[Noun]:
     """Yield names of things that nothing in the scene could be called."""
     for _ in range(_TRIES):
-        noun = scene.rng.choice(sampler.known).noun
+        near = scene.near and scene.rng.random() < scene.near
+        noun = scene.rng.choice(_kin(scene, sampler) if near else sampler.known).noun
         if not any(seen.may_be_called(noun.one.lower()) for seen in scene.objects):
             yield noun
+
+
+def _kin(scene: _Scene, sampler: ArrangementSampler) -> Sequence[Thing]:
+    """Return the things most like one of those in the scene: as a dog is like a cat.
+
+    Those that share the most of its category words, the more telling of which few things have.
+    """
+    words = frozenset(scene.rng.choice(scene.arrangement.things).thing.category_words)
+    shared = [len(words.intersection(thing.category_words)) for thing in sampler.known]
+    return [
+        thing for thing, count in zip(sampler.known, shared, strict=True) if count == max(shared)
+    ]
 
 
 def _shuffled(scene: _Scene) -> list[SeenObject]:

@@ -44,6 +44,7 @@ from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.model.config import HEADS_NAME, MaskFilter, ObjectTokens
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
+from llmbind_cli.nn.list_pointer import ListedThings
 from llmbind_cli.nn.object_projector import CellScores, ObjectProjector
 from llmbind_cli.nn.tuned_stage import TunedStage
 from llmbind_cli.training.model_card import training_card
@@ -502,6 +503,7 @@ def test_the_teacher_adds_its_distance_to_the_loss_of_masks(model, looking):
     seen = SeenBatch(
         features=torch.zeros(0),
         maps=tuple(one[None].float() for one in looked.maps),
+        pictured=torch.zeros(1, dtype=torch.long),
         image_of=torch.zeros(1, dtype=torch.long),
         places=torch.tensor([[0, 2]]),
         labels=torch.zeros(1, SIDE, SIDE, dtype=torch.uint8),
@@ -650,13 +652,15 @@ def test_the_card_tells_what_a_bundle_sees_with(model):
     for smoothing, told in ((None, "\n"), (MaskFilter(radius=3, eps=1e-5), ", a guided filter ")):
         encoder = dataclasses.replace(sight.grounding_encoder, tuned_from=smoothing and 16)
         seen = dataclasses.replace(
-            sight, vision_tower=tower, grounding_encoder=encoder, mask_filter=smoothing
-        )
+            sight, vision_tower=tower, grounding_encoder=encoder, mask_filter=smoothing,
+            mask_decoder={"pointer_width": 8 if smoothing else 0},
+        )  # fmt: skip
         config = dataclasses.replace(model.config, sight=seen, training=training)
         card = training_card(config)
         name = "efficientnet-lite0 at 64 px"
         tuned = ", its blocks tuned from stride 16 on"
-        cut = f"{name}{tuned}{told}" if smoothing else f"{name}{told}"
+        points = ", pointing at what is listed"
+        cut = f"{name}{tuned}{points}{told}" if smoothing else f"{name}{told}"
         assert f"- Sees with: {name}{tuned}; cuts out with: {cut}" in card
     assert "a guided filter of radius 3 and eps 1e-05\n" in card
 
@@ -783,6 +787,75 @@ def test_a_decoder_of_another_shape_begins_with_what_fits(model, tmp_path, monke
     for name, head in model.sight.heads().items():
         if name.startswith(("mask_decoder.", "prompt_projection.")):
             assert torch.equal(same.sight.heads()[name], head), name
+
+
+def pointing(model, **settings):
+    """The same model with a projector that lists, at which its mask decoder may point."""
+    sight = dataclasses.replace(
+        model.config.sight,
+        object_tokens=ObjectTokens(most=3, names=745, colours=11, pieces=2),
+        mask_decoder={**model.config.sight.mask_decoder, **settings},
+    )
+    other = build(model.config.language_model.source, sight=sight, tasks=["image", "segment"])
+    other.sight.projector.finding.bias.data[0] = 3.0  # finds something
+    return other
+
+
+def test_a_decoder_that_points_begins_with_one_that_does_not(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBIND_CACHE", str(tmp_path / "cache"))
+    plain, other = pointing(model), pointing(model, pointer_width=8)
+    save_bundle(plain, tmp_path / "bundle", card="# Tiny\n", dtype=torch.float32)
+    fitting.begin_as(other.sight, tmp_path / "bundle")
+    maps, image_of = plain.sight.maps([Image.new("RGB", (9, 9), "red")]), torch.tensor([0, 0])
+    things = grounding.nothing_listed(1, other.sight.mask_decoder.pointer.told_width)
+    asked = torch.randn(2, len(plain.language_model.get_input_embeddings().weight[0]))
+    with torch.no_grad():
+        expected = plain.sight.mask_logits(maps, asked, image_of)
+        torch.testing.assert_close(other.sight.mask_logits(maps, asked, image_of, things), expected)
+
+
+def test_prompts_learn_to_point_at_what_is_listed(model, questions, world):
+    """Read with some names missing; and the reader of phrases points at nothing."""
+    other = pointing(model, pointer_width=8)
+    embedding = other.language_model.get_input_embeddings()
+    names = Names(embedding, other.tokenizer, ArrangementSampler(world, 0).known)
+    samples = [questions[number] for number in range(8)]
+    usual = fitting.read_masks(other, samples)
+    assert usual.things.places.shape == (8, 3, 2)
+    read = fitting.read_masks(other, samples, collated=StrangeLists(other.sight, names, 0.5))
+    assert (read.things.told != usual.things.told).any()
+    torch.testing.assert_close(read.things.places, usual.things.places, atol=0.02, rtol=0)
+    learned, apart = fitting.ReadMasks.of([read, read]).split(2)
+    assert torch.equal(apart.things.places[:4], read.things.places[1::2])
+    assert torch.equal(learned.things.told[4:], read.things.told[::2])
+    with pytest.raises(ValueError, match="all that was read must tell of lists, or nothing"):
+        fitting.ReadMasks.of([read, dataclasses.replace(read, things=None)])
+    # Three things stand at the same places everywhere; half of the masks mean the first one.
+    places = torch.tensor([[0.25, 0.25], [0.75, 0.75], [0.25, 0.75]]).expand(8, -1, -1)
+    told = torch.randn(3, read.things.told.shape[2]).expand(8, -1, -1)
+    things = ListedThings(told, places, torch.ones(8, 3, dtype=torch.bool))
+    labels = torch.zeros(16, SIDE, SIDE, dtype=torch.uint8)
+    image_of = torch.arange(8).repeat_interleave(2)
+    for mask, (x, y) in enumerate(places[:, :2].flatten(0, 1).mul(SIDE).long().tolist()):
+        labels[mask, y - 2 : y + 2, x - 2 : x + 2] = 1
+    meant = fitting.meant_things(labels, things, image_of)
+    assert meant.tolist() == [0, 1] * 8
+    assert fitting.meant_things(labels, things._replace(places=places / 2), image_of)[1] == -1
+    read = dataclasses.replace(
+        read, states=torch.randn(2, read.states.shape[1]).repeat(8, 1), labels=labels,
+        image_of=image_of, things=things,
+    )  # fmt: skip
+    before = other.sight.mask_decoder.pointed.clone()
+    fitting.fit_masks(other.sight, read, steps=60, lr=1e-2)
+    decoder = other.sight.mask_decoder
+    queries = other.sight.prompt_projection(read.states)[:, -8:]
+    scores = decoder.pointer.scores(queries, fitting._things(read, torch.arange(8)), image_of)
+    assert (scores.argmax(1) == meant).all()
+    assert (decoder.pointed != before).any()
+    networks = grounding.Grounding(other.sight, embedding, other.tokenizer)
+    asking = grounding.Asking(names=names, questions=questions, sight=other.sight, kept=5)
+    logits, _ = networks(asking.look(range(2)), [(0, 0), (1, 0)])
+    assert logits.shape[0] == 2
 
 
 def test_read_masks_are_kept_put_together_and_set_apart(model, questions, tmp_path):

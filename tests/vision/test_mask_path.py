@@ -290,6 +290,40 @@ def test_the_last_blocks_may_be_the_projector_s_own(efficientnet):
     assert not any(p.requires_grad for p in sight.tower.parameters())
 
 
+def test_a_prompt_may_point_at_the_list(efficientnet, monkeypatch):
+    config = tuned(efficientnet)
+    assert sight_of(config).things(torch.zeros(1, 4, 450)) is None
+    sight = sight_of(dataclasses.replace(config, mask_decoder={"pointer_width": 8}))
+    sight.projector.finding.bias.data[0] = 3.0  # finds something
+    sight.mask_decoder.pointed.data.fill_(1.0)
+    pictures = [picture(40, 30, seed=1), picture(33, 64, seed=2)]
+    features, maps = sight.look(pictures)
+    listed = sight.things(features)
+    assert listed.present.any()
+    assert listed.told.shape == (2, 3, 2 * WIDTH + 20)
+    embedded, read = sight.read(features)
+    torch.testing.assert_close(embedded, sight.embeddings(features))
+    torch.testing.assert_close(tuple(read), tuple(listed))
+    image_of = torch.tensor([0, 1, 1])
+    logits = sight.mask_logits(maps, states(3), image_of, listed)
+    elsewhere = listed._replace(places=1 - listed.places)
+    assert (logits != sight.mask_logits(maps, states(3), image_of, elsewhere)).any()
+    with pytest.raises(ValueError, match="needs a list of them"):
+        sight.mask_logits(maps, states(3), image_of)
+    # Looked at once, a picture's list is known; asked about first, it is made.
+    memory, late = PictureMemory(sight), PictureMemory(sight)
+    memory.embeddings(pictures)
+    monkeypatch.setattr(sight, "read", None)
+    known = memory.things(pictures[1])
+    torch.testing.assert_close(known.places, listed.places[1:])
+    monkeypatch.undo()
+    torch.testing.assert_close(tuple(late.things(pictures[1])), tuple(known))
+    plain = PictureMemory(sight_of(config))
+    assert plain.things(pictures[0]) is None
+    with pytest.raises(ConfigurationError, match="must be 0, or ≥ 1 with object_tokens, got 8"):
+        sight_of(dataclasses.replace(light_sight(efficientnet), mask_decoder={"pointer_width": 8}))
+
+
 def test_the_last_blocks_may_be_the_mask_decoder_s_own(efficientnet, light_bundle):
     """They begin as those of the network, so masks begin as they are without them."""
     config = light_sight(efficientnet)

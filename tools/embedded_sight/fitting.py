@@ -33,6 +33,7 @@ from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.config import HEADS_NAME
 from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
+from llmbind_cli.nn.list_pointer import ListedThings
 from llmbind_cli.nn.tuned_stage import TunedStage
 from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.training.sight_losses import MaskWeights, sight_losses
@@ -43,6 +44,9 @@ _PICTURES, _MASKS = 8, 5
 """Pictures a step, and the most masks of each."""
 
 _NOISE = 0.1
+_POINTING = 0.3
+_AT_PLACE = 0.08
+"""Share of the square that the middle of a mask may be away from a thing's place, to be of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +58,24 @@ class ReadMasks:
         states: Those that predict the ``seg`` tokens, [M, D].
         labels: The masks, uint8 [M, S, S]: 1, 0 or 255.
         image_of: Picture of each mask, [M].
+        things: What the projector lists of the pictures, where the decoder points at it; in
+            bfloat16.
     """
 
     maps: tuple[Tensor, ...]
     states: Tensor
     labels: Tensor
     image_of: Tensor
+    things: ListedThings | None = None
 
     @classmethod
     def of(cls, parts: Sequence[ReadMasks]) -> ReadMasks:
         """Put several one after another."""
         counts = [0, *(len(part.maps[0]) for part in parts)]
         starts = torch.tensor(counts).cumsum(0)
+        lists = [part.things for part in parts if part.things is not None]
+        if len(lists) not in (0, len(parts)):
+            raise ValueError("all that was read must tell of lists, or nothing")
         return cls(
             maps=tuple(torch.cat(scale) for scale in zip(*(p.maps for p in parts), strict=True)),
             states=torch.cat([part.states for part in parts]),
@@ -73,6 +83,7 @@ class ReadMasks:
             image_of=torch.cat(
                 [part.image_of + start for part, start in zip(parts, starts[:-1], strict=True)]
             ),
+            things=_joined(lists),
         )
 
     def split(self, every: int) -> tuple[ReadMasks, ReadMasks]:
@@ -93,16 +104,20 @@ class ReadMasks:
             states=self.states[wanted],
             labels=self.labels[wanted],
             image_of=number[self.image_of[wanted]],
+            things=None if self.things is None else _rows(self.things, pictures),
         )
 
     @classmethod
     def load(cls, path: Path) -> ReadMasks:
         """Read what :meth:`save` wrote."""
-        return cls(**torch.load(path, weights_only=True))
+        read = torch.load(path, weights_only=True)
+        things = read.pop("things", None)
+        return cls(**read, things=None if things is None else ListedThings(*things))
 
     def save(self, path: Path) -> None:
         """Write it to a file."""
-        torch.save(vars(self), path)
+        things = None if self.things is None else tuple(self.things)
+        torch.save({**vars(self), "things": things}, path)
 
 
 def read_masks(
@@ -131,6 +146,7 @@ def read_masks(
 
     numbers: dict[str, int] = {}
     maps: list[tuple[Tensor, ...]] = []
+    lists: list[ListedThings] = []
     states, labels, image_of = [], [], []
     read = 0
     for seen, found in read_states(model, told(), collated=collated):
@@ -138,17 +154,41 @@ def read_masks(
         labels.append(_coarser(seen.labels, finer))
         pictures = shown[read : read + len(seen.maps[0])]
         read += len(pictures)
+        listed = _listed(model, seen)
         for row, picture in enumerate(pictures):
             if picture not in numbers:
                 numbers[picture] = len(maps)
                 maps.append(tuple(scale[row].bfloat16() for scale in seen.maps))
+                if listed is not None:
+                    lists.append(_rows(listed, torch.tensor([row])))
         image_of += [numbers[pictures[row]] for row in seen.image_of.tolist()]
     return ReadMasks(
         maps=tuple(torch.stack(scale) for scale in zip(*maps, strict=True)),
         states=torch.cat(states),
         labels=torch.cat(labels),
         image_of=torch.tensor(image_of),
+        things=_joined(lists),
     )
+
+
+def _listed(model: BoundModel, seen: SeenBatch) -> ListedThings | None:
+    """Return what is listed of the pictures with masks, to be kept."""
+    if model.sight is None or not model.sight.points:
+        return None
+    things = seen.things
+    if things is None:
+        things = model.sight.things(seen.features[seen.pictured])
+    return things and things._replace(told=things.told.bfloat16(), places=things.places.bfloat16())
+
+
+def _joined(lists: Sequence[ListedThings]) -> ListedThings | None:
+    """Put lists of pictures one after another."""
+    return ListedThings(*map(torch.cat, zip(*lists, strict=True))) if lists else None
+
+
+def _rows(things: ListedThings, pictures: Tensor) -> ListedThings:
+    """Return the lists of some pictures."""
+    return ListedThings(*(one[pictures] for one in things))
 
 
 def _coarser(labels: Tensor, finer: int) -> Tensor:
@@ -163,7 +203,8 @@ def _coarser(labels: Tensor, finer: int) -> Tensor:
 def begin_as(sight: Sight, bundle: Path) -> None:
     """Begin a decoder of another shape with what fits of a bundle's.
 
-    Where it has tuned blocks, these and the neck after them are the projector's, which can name.
+    Where only this one has tuned blocks, these and the neck after them are the projector's, which
+    can name. Where only this one points at things, the rest of the prompt stays as it was.
 
     Args:
         sight: Its decoder and prompt projection change in place.
@@ -176,12 +217,19 @@ def begin_as(sight: Sight, bundle: Path) -> None:
         for name, head in own.items()
         if name.startswith(cutting) and name in saved and saved[name].shape == head.shape
     }
-    sight.load_heads(fitting)
     stage, decoder = getattr(sight.projector, "stage", None), sight.mask_decoder
+    if sight.points:
+        for name in ("prompt_projection.linear_2.weight", "prompt_projection.linear_2.bias"):
+            if len(saved[name]) == len(decoder.pointed):
+                fitting[name] = torch.cat(
+                    [saved[name].to(own[name]), own[name][len(saved[name]) :]]
+                )
+    sight.load_heads(fitting)
     if (
         isinstance(stage, TunedStage)
         and isinstance(decoder, LightMaskDecoder)
         and decoder.last is not None
+        and not any(name.startswith("mask_decoder.last.") for name in saved)
     ):
         take_what_fits(decoder.last, stage.last.state_dict())
         take_what_fits(decoder.coarse[-1], stage.lateral.state_dict())
@@ -220,6 +268,7 @@ def fit_masks(
             loss = sight_losses(sight, batch, hidden, MaskWeights()).mask
         if loss is None:
             raise ValueError("a batch must have masks")
+        loss = loss + _POINTING * _pointing_loss(sight, batch, hidden[0])
         loss.backward()
         nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
         rise, fall = (step + 1) / _WARM_UP, (steps - step) / (_DECAY * steps)
@@ -235,6 +284,29 @@ def fit_masks(
             clock = time.monotonic()
 
 
+def _pointing_loss(sight: Sight, batch: Batch, states: Tensor) -> Tensor:
+    """Score what the prompts point at by cross-entropy, where masks are of one listed thing."""
+    decoder, seen = sight.mask_decoder, batch.seen
+    if decoder is None or not sight.points or seen is None or seen.things is None:
+        return states.new_zeros(())
+    queries = sight.prompt_projection(states)[:, len(decoder.pointed) :]
+    scores = decoder.pointer.scores(queries, seen.things, seen.image_of)
+    meant = meant_things(seen.labels, seen.things, seen.image_of)
+    wrong = functional.cross_entropy(scores, meant, ignore_index=-1, reduction="sum")
+    return wrong / (meant >= 0).sum().clamp(min=1)
+
+
+def meant_things(labels: Tensor, things: ListedThings, image_of: Tensor) -> Tensor:
+    """Return the number of the listed thing whose mask each is, -1 where there is none, [M]."""
+    shown = (labels == 1).float()
+    middles = (torch.arange(labels.shape[-1]) + 0.5) / labels.shape[-1]
+    area = shown.sum((1, 2)).clamp(min=1)
+    across, down = ((shown.sum(axis) * middles).sum(1) / area for axis in (1, 2))
+    away = (things.places[image_of] - torch.stack([across, down], dim=1)[:, None]).norm(dim=2)
+    distance, which = away.masked_fill(~things.present[image_of], torch.inf).min(1)
+    return torch.where(distance < _AT_PLACE, which, -1)
+
+
 @torch.no_grad()
 def score(sight: Sight, read: ReadMasks) -> float:
     """Return the cIoU of decoded masks against the labels."""
@@ -243,7 +315,8 @@ def score(sight: Sight, read: ReadMasks) -> float:
         pictures, image_of = read.image_of[rows].unique(return_inverse=True)
         maps = tuple(scale[pictures].float() for scale in read.maps)
         with cpu_autocast():
-            logits = sight.mask_logits(maps, read.states[rows], image_of).float()
+            things = _things(read, pictures)
+            logits = sight.mask_logits(maps, read.states[rows], image_of, things).float()
         labels = read.labels[rows]
         raised = functional.interpolate(logits[:, None], labels.shape[-2:], mode="bilinear")[:, 0]
         found, counted = raised > 0, labels != IGNORED
@@ -252,17 +325,27 @@ def score(sight: Sight, read: ReadMasks) -> float:
     return overlap / max(1, union)
 
 
+def _things(read: ReadMasks, pictures: Tensor) -> ListedThings | None:
+    """Return the lists of some pictures as the decoder takes them."""
+    if read.things is None:
+        return None
+    things = _rows(read.things, pictures)
+    return things._replace(told=things.told.float(), places=things.places.float())
+
+
 def _batch(read: ReadMasks, pictures: Sequence[int], masks: Tensor, image_of: Tensor) -> Batch:
     """Return a batch of one dialogue whose states are those of the masks, in order."""
     nothing = torch.zeros(1, len(masks), dtype=torch.long)
     seen = SeenBatch(
         features=torch.zeros(0),
         maps=tuple(scale[list(pictures)].float() for scale in read.maps),
+        pictured=nothing[0, :0],
         image_of=image_of,
         places=torch.stack([nothing[0], torch.arange(len(masks))], dim=1),
         labels=read.labels[masks],
         boxes=torch.zeros(len(masks), 4),
         phrases=("",) * len(masks),
+        things=_things(read, torch.tensor(pictures)),
     )
     return Batch(
         input_ids=nothing,

@@ -30,6 +30,7 @@ from embedded_sight.reader import LONGEST, PhraseReader
 from llmbind_cli.console import console
 from llmbind_cli.data.sample import Sample
 from llmbind_cli.model.vision.sight import Sight
+from llmbind_cli.nn.list_pointer import ListedThings
 from llmbind_cli.nn.losses import mask_dice_loss
 
 LOG_EVERY, SAVE_EVERY, LOOK_EVERY = 20, 100, 500
@@ -96,6 +97,8 @@ class Asking(Looking[Looked]):
 class Grounding(nn.Module):
     """What learns: reader, and mask decoder with what names its cells.
 
+    Nothing is listed yet, so a decoder that points at things is not taught that here.
+
     Args:
         sight: Holds the decoder.
         embedding: Input embeddings of the language model, frozen.
@@ -105,15 +108,15 @@ class Grounding(nn.Module):
     def __init__(self, sight: Sight, embedding: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         decoder = sight.mask_decoder
-        hidden_size = sight.projector.linear_2.out_features
+        hidden_size, width = embedding.weight.shape[1], decoder.mask_token.shape[0]
         self.decoder = decoder
-        self.reader = PhraseReader(hidden_size=hidden_size, prompt_width=decoder.prompt_width)
-        self.naming = nn.Linear(decoder.prompt_width, hidden_size)
+        self.reader = PhraseReader(hidden_size=hidden_size, prompt_width=width)
+        self.naming = nn.Linear(width, hidden_size)
         self._scale = float(embedding.weight.detach().float().square().mean().sqrt())
         self._frozen = (embedding, tokenizer)  # a tuple: no part of what is saved
 
     def prompts(self, phrases: list[str]) -> Tensor:
-        """Read phrases; [M, P]."""
+        """Read phrases; [M, P], without what points at listed things."""
         embedding, tokenizer = self._frozen
         told = tokenizer([f" {phrase}" for phrase in phrases], add_special_tokens=False).input_ids
         rows = [torch.tensor(ids[:LONGEST]) for ids in told]
@@ -140,8 +143,21 @@ class Grounding(nn.Module):
         embedding = self.decoder.embedding(maps)
         prompts = self.prompts([looked[row].phrases[target] for row, target in asked])
         image_of = torch.tensor([row for row, _ in asked])
-        logits = self.decoder.masks(embedding, maps, prompts, image_of)
+        things = None
+        if (pointer := self.decoder.pointer) is not None:
+            things = nothing_listed(len(looked), pointer.told_width)
+            prompts = functional.pad(prompts, (0, self.decoder.prompt_width - prompts.shape[1]))
+        logits = self.decoder.masks(embedding, maps, prompts, image_of, things)
         return logits, self.naming(embedding.flatten(2).transpose(1, 2).flatten(0, 1))
+
+
+def nothing_listed(pictures: int, told_width: int) -> ListedThings:
+    """Return the lists of pictures in which nothing was found."""
+    return ListedThings(
+        torch.zeros(pictures, 0, told_width),
+        torch.zeros(pictures, 0, 2),
+        torch.zeros(pictures, 0, dtype=torch.bool),
+    )
 
 
 def teach_grounding(

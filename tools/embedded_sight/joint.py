@@ -93,9 +93,9 @@ class TaughtObjective(LanguageObjective):
         if losses.mask is None or seen is None or teacher is None:
             return losses
         states = hidden[seen.places[:, 0], seen.places[:, 1]]
-        prompts = self.sight.prompt_projection(states.float()).float()
         with torch.no_grad():
             taught = teacher.prompts(list(seen.phrases)).float()
+        prompts = self.sight.prompt_projection(states.float()).float()[:, : taught.shape[1]]
         distance = functional.mse_loss(prompts, taught) / taught.var().clamp(min=1e-6)
         return SightLosses(mask=losses.mask + PROMPT_WEIGHT * distance, box=losses.box)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING
@@ -11,10 +12,13 @@ from resumable.precision import cpu_autocast
 from torch import Tensor
 
 from embedded_sight.names import Names
+from llmbind_cli.data.batches import Batch
+from llmbind_cli.data.encode import EncodedSample
 from llmbind_cli.data.sample import Sample
 from llmbind_cli.data.scenes.pictures import ScenePicture
 from llmbind_cli.data.scenes.world import Thing
 from llmbind_cli.data.spellings import SEGMENT
+from llmbind_cli.nn.list_pointer import ListedThings
 from llmbind_cli.nn.object_projector import CellScores, FoundObjects
 from llmbind_cli.training.seeing import SeeingCollator
 
@@ -38,6 +42,29 @@ class _Lists(SeeingCollator):
         super().__init__(sight)
         sight.embeddings = lambda features: features
         self._names = names
+        self._things: list[ListedThings] = []
+
+    def __call__(self, samples: Sequence[EncodedSample]) -> Batch:
+        """Pad the ids of samples, and list their pictures; errors as of the class above."""
+        self._things = []
+        batch = super().__call__(samples)
+        if batch.seen is None or not len(batch.seen.pictured):
+            return batch
+        chosen = [self._things[row] for row in batch.seen.pictured.tolist()]
+        things = ListedThings(*map(torch.cat, zip(*chosen, strict=True)))
+        return dataclasses.replace(batch, seen=dataclasses.replace(batch.seen, things=things))
+
+    @torch.no_grad()
+    def _features(self, sample: Sample) -> list[Tensor]:
+        """Return what the language model is to read of a sample's pictures, [num_tokens, D]."""
+        projector = self._sight.projector
+        found = [self._found(sample, picture) for picture in sample.pictures]
+        self._things += [projector.things(one) for one in found]
+        return [projector.listed(one)[0] for one in found]
+
+    def _found(self, sample: Sample, picture: PictureSource) -> FoundObjects:
+        """Return what is listed of a sample's picture."""
+        raise NotImplementedError
 
 
 class TrueLists(_Lists):
@@ -52,12 +79,9 @@ class TrueLists(_Lists):
         super().__init__(sight, names)
         names.fill(sight.projector)
 
-    @torch.no_grad()
-    def _features(self, sample: Sample) -> list[Tensor]:
-        """Return what the language model is to read of a sample's pictures, [num_tokens, D]."""
-        projector = self._sight.projector
-        found = [self._names.found(picture, projector.most) for picture in sample.pictures]
-        return [projector.listed(one)[0] for one in found]
+    def _found(self, _: Sample, picture: PictureSource) -> FoundObjects:
+        """Return what is in a picture."""
+        return self._names.found(picture, self._sight.projector.most)
 
 
 class StrangeLists(_Lists):
@@ -77,19 +101,15 @@ class StrangeLists(_Lists):
         super().__init__(sight, names)
         self._share = share
 
-    @torch.no_grad()
-    def _features(self, sample: Sample) -> list[Tensor]:
-        """Return what the language model is to read of a sample's pictures, [num_tokens, D]."""
+    def _found(self, sample: Sample, picture: PictureSource) -> FoundObjects:
+        """Return what the projector finds in a picture, some names apart."""
         projector = self._sight.projector
-        listed = []
-        for picture in sample.pictures:
-            features = self._sight.tower_features([picture.load()])
-            with cpu_autocast():
-                refined = projector.refined(features)
-            scores = projector.scores(refined.float())
-            strange = [*strange_names(sample, picture, self._names, self._share)]
-            listed.append(projector.listed(found_without(projector, scores, strange))[0])
-        return listed
+        features = self._sight.tower_features([picture.load()])
+        with cpu_autocast():
+            refined = projector.refined(features)
+        scores = projector.scores(refined.float())
+        strange = [*strange_names(sample, picture, self._names, self._share)]
+        return found_without(projector, scores, strange)
 
 
 def found_without(projector: object, scores: CellScores, strange: Sequence[int]) -> FoundObjects:

@@ -330,6 +330,8 @@ def teach_speaking(model: BoundModel, teacher: Grounding, read: ReadPhrases, *, 
     if model.sight is None or model.sight.prompt_projection is None:
         raise ValueError("the model must cut out")
     projection = model.sight.prompt_projection
-    best = fit(projection, read.states, read.prompts(teacher))
+    prompts = read.prompts(teacher)  # nothing that points at things yet
+    prompts = functional.pad(prompts, (0, projection.linear_2.out_features - prompts.shape[1]))
+    best = fit(projection, read.states, prompts)
     torch.save(projection.state_dict(), path)
     console.log(f"{len(read.states)} masks: {best:.3f} of the variance explained")

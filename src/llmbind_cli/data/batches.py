@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from llmbind_cli.data.encode import EncodedSample
 from llmbind_cli.data.mixture import Mixture
+
+if TYPE_CHECKING:
+    from llmbind_cli.nn.list_pointer import ListedThings
 
 GROUP = 50
 """Batches whose samples are sorted together; larger pads less and shuffles less."""
@@ -30,28 +33,36 @@ class SeenBatch:
         features: Of the vision tower, float ``[N, K, W]``.
         maps: Of the grounding encoder, finest first, each float ``[G, C, h, w]``; empty where there
             is no mask.
+        pictured: Which of the ``N`` pictures each of the ``G`` is, int64 ``[G]``.
         image_of: Which of the ``G`` pictures each mask is of, int64 ``[M]``.
         places: Row, and column of the id *before* each segmentation token, whose state predicts it;
             int64 ``[M, 2]``.
         labels: 1 in the mask, 0 beside it, 255 where nothing counts; uint8 ``[M, S, S]``.
         boxes: Around each mask, over the sides of its picture in [0, 1], float ``[M, 4]``.
         phrases: The words that each mask belongs to, ``M``.
+        things: What is listed of the ``G`` pictures, where that is not what their features tell.
     """
 
     features: Tensor
     maps: tuple[Tensor, ...]
+    pictured: Tensor
     image_of: Tensor
     places: Tensor
     labels: Tensor
     boxes: Tensor
     phrases: tuple[str, ...] = ()
+    things: ListedThings | None = None
 
     def to(self, device: torch.device) -> SeenBatch:
         """Return it on another device."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)
         }
-        return replace(self, **moved, maps=tuple(one.to(device) for one in self.maps))
+        things = self.things
+        if things is not None:
+            things = type(things)(*(one.to(device) for one in things))
+        maps = tuple(one.to(device) for one in self.maps)
+        return replace(self, **moved, maps=maps, things=things)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ join on the way up, as in a feature pyramid (arXiv 1612.03144), since a light en
 says little about edges; and the map that is attended to may first pass through some residual blocks
 (arXiv 2201.03545), once an image, since nothing else here makes more of a light encoder's features
 than a linear map of them. The coarsest map may be made here, by the encoder's last blocks, tuned.
+Where the vision tower's projector lists things, a part of the prompt may point at them.
 
 Notation: ``G`` images, ``M`` masks, ``P`` width of the prompt, ``C`` channels of a map, ``h × w``
 places of the map that is attended to.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmbind_cli.nn.efficientnet_lite import LastBlocks
+from llmbind_cli.nn.list_pointer import ListedThings, ListPointer
 from llmbind_cli.nn.neck import Lateral, NeckBlock
 
 _LAYERS = 2
@@ -40,6 +42,9 @@ class LightMaskDecoder(nn.Module):
         neck_layers: Residual blocks between those maps and the attention.
         tuned_from: Stride of the last map that comes in, where the last of ``channels`` is made of
             it by the blocks of EfficientNet-lite0 that come after it.
+        pointer_width: Numbers of the prompt that point at listed things, after the others; 0 for
+            none.
+        told_width: Width of what is told of a listed thing.
 
     Raises:
         ValueError: An argument is out of range.
@@ -54,6 +59,8 @@ class LightMaskDecoder(nn.Module):
         attended_maps: int = 2,
         neck_layers: int = 0,
         tuned_from: int | None = None,
+        pointer_width: int = 0,
+        told_width: int | None = None,
     ) -> None:
         super().__init__()
         if not channels or min(channels) < 1:
@@ -68,7 +75,15 @@ class LightMaskDecoder(nn.Module):
                 f"attended_maps must be ≥ 1 and neck_layers ≥ 0, got {attended_maps} and "
                 f"{neck_layers}"
             )
-        self.prompt_width = prompt_width
+        if pointer_width < 0 or (pointer_width and told_width is None):
+            raise ValueError(
+                f"pointer_width must be 0, or ≥ 1 with object_tokens, got {pointer_width}"
+            )
+        self.prompt_width = prompt_width + pointer_width
+        self.pointer = self.pointed = None
+        if pointer_width and told_width is not None:
+            self.pointer = ListPointer(query_width=pointer_width, told_width=told_width)
+            self.pointed = nn.Parameter(torch.zeros(prompt_width))
         num_coarse = min(attended_maps, len(channels))
         fine, coarse = channels[:-num_coarse], channels[-num_coarse:]
         self.num_fine = len(fine)
@@ -88,18 +103,28 @@ class LightMaskDecoder(nn.Module):
             nn.Linear(prompt_width, prompt_width), nn.ReLU(), nn.Linear(prompt_width, width + 1)
         )
 
-    def forward(self, maps: Sequence[Tensor], prompts: Tensor, image_of: Tensor) -> Tensor:
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        prompts: Tensor,
+        image_of: Tensor,
+        things: ListedThings | None = None,
+    ) -> Tensor:
         """Decode masks.
 
         Args:
             maps: Finest first, each [G, C, h, w]; without the one that is made here.
-            prompts: [M, P].
+            prompts: [M, P], and what points at listed things after that.
             image_of: Which image each prompt is about, int64 in [0, G), [M].
+            things: What is listed of the images, for a decoder that points at it.
 
         Returns:
             Logits at the resolution of the finest map, [M, h', w'].
+
+        Raises:
+            ValueError: This decoder points at things, and there is no list of them.
         """
-        return self.masks(self.embedding(maps), maps, prompts, image_of)
+        return self.masks(self.embedding(maps), maps, prompts, image_of, things)
 
     def embedding(self, maps: Sequence[Tensor]) -> Tensor:
         """Return what the prompts attend to, the same for all prompts of an image.
@@ -122,10 +147,22 @@ class LightMaskDecoder(nn.Module):
         return refined
 
     def masks(
-        self, embedding: Tensor, maps: Sequence[Tensor], prompts: Tensor, image_of: Tensor
+        self,
+        embedding: Tensor,
+        maps: Sequence[Tensor],
+        prompts: Tensor,
+        image_of: Tensor,
+        things: ListedThings | None = None,
     ) -> Tensor:
         """Decode masks from an :meth:`embedding` [G, P, h, w]; the rest as for the whole."""
         attended = embedding[image_of]  # [M, P, h, w]
+        if self.pointer is not None and self.pointed is not None:
+            if things is None:
+                raise ValueError("a decoder that points at listed things needs a list of them")
+            prompts, queries = prompts.tensor_split([len(self.pointed)], dim=1)
+            grid = attended.shape[-2], attended.shape[-1]
+            heat = self.pointer(queries, things, image_of, grid)  # [M, h, w]
+            attended = attended + heat[:, None] * self.pointed[:, None, None]
         tokens = torch.stack([self.mask_token.expand_as(prompts), prompts], dim=1)  # [M, 2, P]
         tokens, image = self._attend(tokens, attended)
         for step, fine in zip(self.up, reversed(maps[: self.num_fine]), strict=True):

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmbind_cli.nn.list_pointer import ListedThings, tell
 from llmbind_cli.nn.tuned_stage import TunedStage
 
 PRESENT = 0.3
@@ -150,7 +151,7 @@ class ObjectProjector(nn.Module):
         Raises:
             ValueError: The cells are no square grid.
         """
-        return self.listed(self.find(self.scores(self.refined(features))))
+        return self.listed(self.found(features))
 
     def refined(self, features: Tensor) -> Tensor:
         """Return what is read of a tower's features, [B, K, W]."""
@@ -167,6 +168,23 @@ class ObjectProjector(nn.Module):
         down = _in_order(spelled, found, axis=1)
         left, right, top, bottom = self.edge_words.expand(len(here), -1, -1).tensor_split(4, dim=1)
         return torch.cat([left, across, right, top, down, bottom], dim=1)
+
+    def things(self, found: FoundObjects) -> ListedThings:
+        """Return what the list tells of the things that were found."""
+        pieces = self.spellings.any(2).sum(1, keepdim=True).clamp(min=1)
+        words = self.spellings.sum(1) / pieces  # [T, D]
+        told = tell(
+            found.names @ (words - words.mean(0)),
+            found.colours @ (self.colour_words - self.colour_words.mean(0)),
+            found.names,
+            found.places,
+            found.present,
+        )
+        return ListedThings(told, found.places, found.present)
+
+    def found(self, features: Tensor) -> FoundObjects:
+        """Find the things that a tower's features show, [B, K, W]; errors as of the whole."""
+        return self.find(self.scores(self.refined(features)))
 
     def scores(self, features: Tensor) -> CellScores:
         """Score each of the :meth:`refined` cells, [B, K, W]; errors as above."""

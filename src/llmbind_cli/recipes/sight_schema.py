@@ -99,7 +99,7 @@ class SightSection(Section):
         grounding_encoder: Feeds the mask decoder; without it the model answers about pictures and
             cuts nothing out.
         mask_decoder: Settings of the light decoder that goes with EfficientNet: ``prompt_width``,
-            ``num_heads``, ``attended_maps`` and ``neck_layers``.
+            ``num_heads``, ``attended_maps``, ``neck_layers`` and ``pointer_width``.
         mask_filter: Brings masks to the edges of the picture, once they are decoded.
         object_tokens: Lets the projector list the things that it finds instead of giving one token
             a cell.
@@ -115,7 +115,7 @@ class SightSection(Section):
     vision_tower: NetworkSection
     grounding_encoder: NetworkSection | None = None
     mask_decoder: dict[
-        Literal["prompt_width", "num_heads", "attended_maps", "neck_layers"], int
+        Literal["prompt_width", "num_heads", "attended_maps", "neck_layers", "pointer_width"], int
     ] = Field(default={})
     mask_filter: MaskFilterSection | None = None
     object_tokens: ObjectTokensSection | None = None

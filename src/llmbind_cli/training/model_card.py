@@ -43,6 +43,8 @@ def training_card(config: BundleConfig) -> str:
             sight += f"; cuts out with: {grounding.family} at {grounding.side_px} px"
             if grounding.tuned_from is not None:
                 sight += f", its blocks tuned from stride {grounding.tuned_from} on"
+        if config.sight.mask_decoder.get("pointer_width"):
+            sight += ", pointing at what is listed"
         if (smoothing := config.sight.mask_filter) is not None:
             sight += f", a guided filter of radius {smoothing.radius} and eps {smoothing.eps:g}"
     return f"""# {config.name}

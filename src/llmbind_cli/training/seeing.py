@@ -56,13 +56,16 @@ class SeeingCollator:
         features: list[Tensor] = []
         grounded: list[tuple[Tensor, ...]] = []
         image_of: list[int] = []
+        first: list[int] = []
         places: list[tuple[int, int]] = []
         targets: list[MaskTargets] = []
         phrases: list[str] = []
         for row, sample, encoded in pictured:
+            start = len(features)
             features += self._features(sample)
             if not encoded.pointing:
                 continue
+            first.append(start)
             picture = sample.pictures[0]
             targets.append(mask_targets(sample, self._sight.frame(picture.load())))
             image_of += [len(grounded)] * len(encoded.pointing)
@@ -74,6 +77,7 @@ class SeeingCollator:
             seen=SeenBatch(
                 features=torch.stack(features),
                 maps=tuple(torch.stack(scale) for scale in zip(*grounded, strict=True)),
+                pictured=torch.tensor(first, dtype=torch.long),
                 image_of=torch.tensor(image_of, dtype=torch.long),
                 places=torch.tensor(places, dtype=torch.long).reshape(-1, 2),
                 labels=_joined([target.labels for target in targets], self._side()),

@@ -74,7 +74,10 @@ def sight_losses(
         return SightLosses()
     # The state at the id before the token is the one that predicts it, as in decoding.
     states = hidden_states[seen.places[:, 0], seen.places[:, 1]]  # [M, D]
-    logits = sight.mask_logits(seen.maps, states, seen.image_of)  # [M, h, w]
+    things = seen.things
+    if things is None and sight.points:
+        things = sight.things(seen.features[seen.pictured])
+    logits = sight.mask_logits(seen.maps, states, seen.image_of, things)  # [M, h, w]
     side = seen.labels.shape[-1]
     logits = functional.interpolate(
         logits[:, None].float(), (side, side), mode="bilinear", align_corners=False

@@ -20,6 +20,7 @@ from llmbind_cli.model.vision.preprocessing import Preprocessing
 from llmbind_cli.model.vision.towers import check_strides
 from llmbind_cli.nn.efficientnet_lite import CHANNELS, Backbone
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
+from llmbind_cli.nn.list_pointer import told_width
 
 
 class GroundingEncoder(Protocol):
@@ -109,8 +110,15 @@ class EfficientNetGrounding(nn.Module):
         return tuple(maps[stride].float() for stride in self.strides if stride <= self.reads_to)
 
 
-def light_decoder(config: SightConfig, grounding: GroundingEncoder) -> LightMaskDecoder:
+def light_decoder(
+    config: SightConfig, grounding: GroundingEncoder, hidden_size: int
+) -> LightMaskDecoder:
     """Make the light mask decoder of a bundle, which has blocks of its own where some are tuned.
+
+    Args:
+        config: What the bundle says of its sight.
+        grounding: The encoder whose maps are decoded.
+        hidden_size: Width of the LLM, whose words a list of things has.
 
     Raises:
         ConfigurationError: A setting does not fit.
@@ -119,6 +127,8 @@ def light_decoder(config: SightConfig, grounding: GroundingEncoder) -> LightMask
     settings: dict[str, Any] = {**config.mask_decoder}
     if entry is not None and entry.tuned_from is not None:
         settings["tuned_from"] = entry.tuned_from
+    if config.object_tokens is not None:
+        settings["told_width"] = told_width(hidden_size)
     try:
         return LightMaskDecoder(channels=grounding.channels, **settings)
     except (TypeError, ValueError) as error:

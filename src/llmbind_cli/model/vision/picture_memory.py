@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmbind_cli.model.vision.sight import Sight
+from llmbind_cli.nn.list_pointer import ListedThings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,6 +49,7 @@ class PictureMemory:
         self._kept = kept
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
         self._maps: OrderedDict[str, tuple[Tensor, ...]] = OrderedDict()
+        self._things: OrderedDict[str, ListedThings] = OrderedDict()
 
     @torch.no_grad()
     def embeddings(self, pictures: Sequence[Image]) -> list[Tensor]:
@@ -70,8 +72,12 @@ class PictureMemory:
                 for row, key in enumerate(chosen):
                     own = tuple(scale[row : row + 1].clone() for scale in maps)
                     _keep(self._maps, key, own, self._kept)
-            projected = self._sight.embeddings(features)
+            projected, things = self._sight.read(features)
             known |= dict(zip(chosen, projected.unbind(), strict=True))
+            if things is not None:
+                for row, key in enumerate(chosen):
+                    listed = ListedThings(*(one[row : row + 1] for one in things))
+                    _keep(self._things, key, listed, self._kept)
         for key, embedded in known.items():
             _keep(self._embeddings, key, embedded, self._kept)
         return [known[key] for key in keys]
@@ -85,6 +91,19 @@ class PictureMemory:
             maps = self._sight.maps([picture])
         _keep(self._maps, key, maps, self._kept)
         return maps
+
+    @torch.no_grad()
+    def things(self, picture: Image) -> ListedThings | None:
+        """Return what the mask decoder points at in a picture; see :meth:`Sight.things`."""
+        if not self._sight.points:
+            return None
+        key = picture_digest(picture)
+        things = self._things.get(key)
+        if things is None:
+            things = self._sight.things(self._sight.tower_features([picture]))
+        if things is not None:
+            _keep(self._things, key, things, self._kept)
+        return things
 
 
 def _keep(kept: OrderedDict[str, _Seen], key: str, value: _Seen, most: int) -> None:

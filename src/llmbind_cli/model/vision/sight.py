@@ -35,6 +35,7 @@ from llmbind_cli.nn.efficientnet_lite import EfficientNetLite0, LastBlocks
 from llmbind_cli.nn.frame import Frame
 from llmbind_cli.nn.guided_filter import guided_masks
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
+from llmbind_cli.nn.list_pointer import ListedThings
 from llmbind_cli.nn.object_projector import ObjectProjector
 from llmbind_cli.nn.projector import Projector
 from llmbind_cli.nn.prompt_projection import PromptProjection
@@ -196,13 +197,42 @@ class Sight(nn.Module):
         projected: Tensor = self.projector(features.float())
         return projected
 
-    def mask_logits(self, maps: Sequence[Tensor], states: Tensor, image_of: Tensor) -> Tensor:
+    @torch.no_grad()
+    def things(self, features: Tensor) -> ListedThings | None:
+        """List what features [B, K, W] show, for a mask decoder that points at it; or ``None``."""
+        if not self.points:
+            return None
+        return self.read(features)[1]
+
+    @property
+    def points(self) -> bool:
+        """Whether the mask decoder points at things in the projector's list."""
+        return isinstance(self.mask_decoder, LightMaskDecoder) and (
+            self.mask_decoder.pointer is not None
+        )
+
+    def read(self, features: Tensor) -> tuple[Tensor, ListedThings | None]:
+        """Project features once for both: return :meth:`embeddings`, and :meth:`things`."""
+        projector = self.projector
+        if not self.points or not isinstance(projector, ObjectProjector):
+            return self.embeddings(features), None
+        found = projector.found(features.float())
+        return projector.listed(found), projector.things(found)
+
+    def mask_logits(
+        self,
+        maps: Sequence[Tensor],
+        states: Tensor,
+        image_of: Tensor,
+        things: ListedThings | None = None,
+    ) -> Tensor:
         """Decode one mask for each state.
 
         Args:
             maps: Of :meth:`maps`.
             states: Hidden states of ``seg`` tokens, [M, D].
             image_of: Which of the pictures each one is about, int64 [M].
+            things: What :meth:`things` lists of the pictures.
 
         Returns:
             Logits over the square of the grounding encoder, [M, h, w].
@@ -213,7 +243,11 @@ class Sight(nn.Module):
         if self.mask_decoder is None or self.prompt_projection is None:
             raise ConfigurationError("this bundle has no mask decoder")
         prompts = self.prompt_projection(states.float())
-        logits: Tensor = self.mask_decoder(maps, prompts, image_of)
+        logits: Tensor = (
+            self.mask_decoder(maps, prompts, image_of, things)
+            if isinstance(self.mask_decoder, LightMaskDecoder)
+            else self.mask_decoder(maps, prompts, image_of)
+        )
         return logits
 
     def masks(self, picture: Image, mask_logits: Tensor) -> Tensor:
@@ -344,7 +378,7 @@ def load_sight(
             grounding=grounding,
             hidden_size=hidden_size,
             tasks=tasks,
-            mask_decoder=_mask_decoder(config, grounding, loader),
+            mask_decoder=_mask_decoder(config, grounding, loader, hidden_size),
         )
         if seed is not None:
             sight.projector.match_scale(embedding_rms)
@@ -353,14 +387,17 @@ def load_sight(
 
 
 def _mask_decoder(
-    config: SightConfig, grounding: GroundingEncoder | None, loader: NetworkLoader
+    config: SightConfig,
+    grounding: GroundingEncoder | None,
+    loader: NetworkLoader,
+    hidden_size: int,
 ) -> SamMaskDecoder | LightMaskDecoder | None:
     entry = config.grounding_encoder
     if entry is None or grounding is None:
         return None
     if entry.family == "sam":
         return SamMaskDecoder(loader.sam_config(entry))
-    return light_decoder(config, grounding)
+    return light_decoder(config, grounding, hidden_size)
 
 
 @torch.no_grad()

@@ -55,7 +55,9 @@ def sight_without_weights(
             grounding: GroundingEncoder | None = None
             decoder: SamMaskDecoder | LightMaskDecoder | None = None
             if config.grounding_encoder is not None:
-                grounding, decoder = _grounding(config, architectures.get("grounding_encoder"))
+                grounding, decoder = _grounding(
+                    config, architectures.get("grounding_encoder"), hidden_size
+                )
             return Sight(
                 config,
                 tower=tower,
@@ -95,7 +97,7 @@ def _tower(entry: VisionNetwork, described: Mapping[str, Any] | Path | None) -> 
 
 
 def _grounding(
-    config: SightConfig, described: Mapping[str, Any] | Path | None
+    config: SightConfig, described: Mapping[str, Any] | Path | None, hidden_size: int
 ) -> tuple[GroundingEncoder, SamMaskDecoder | LightMaskDecoder]:
     import transformers
 
@@ -110,7 +112,7 @@ def _grounding(
             strides=entry.strides or tuple(efficientnet_lite.CHANNELS),
             tuned_from=entry.tuned_from,
         )
-        return light, light_decoder(config, light)
+        return light, light_decoder(config, light, hidden_size)
     vision = _configuration("grounding_encoder", entry, described, transformers.SamVisionConfig)
     whole = transformers.SamConfig(vision_config=vision.to_dict())
     network = _frozen(transformers.SamVisionModel(vision))

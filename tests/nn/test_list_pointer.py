@@ -1,0 +1,110 @@
+"""What a prompt points at: the listed thing that it means, and where that stands."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
+from llmbind_cli.nn.list_pointer import ListedThings, ListPointer, tell, told_width
+
+PICTURES, MOST, WIDTH, NAMES = 2, 3, 5, 7
+
+
+@pytest.fixture
+def things():
+    torch.manual_seed(0)
+    present = torch.tensor([[True, True, True], [True, False, False]])
+    places = torch.tensor([[[0.1, 0.9], [0.5, 0.2], [0.8, 0.4]], [[0.5, 0.5], [0, 0], [0, 0]]])
+    shares = torch.randn(PICTURES, MOST, NAMES).softmax(2)
+    names, colours = torch.randn(2, PICTURES, MOST, WIDTH)
+    return ListedThings(tell(names, colours, shares, places, present), places, present)
+
+
+def pointer(queries=4):
+    torch.manual_seed(1)
+    return ListPointer(query_width=queries, told_width=told_width(WIDTH))
+
+
+def test_ends_and_sureness_are_told(things):
+    assert things.told.shape == (PICTURES, MOST, told_width(WIDTH))
+    sure, unsure, left, top, right, bottom = things.told[0, :, -6:].T
+    assert (sure > 1 / NAMES).all()
+    assert (unsure > 0).all()
+    assert left.tolist() == [1, 0, 0]
+    assert top.tolist() == [0, 1, 0]
+    assert right.tolist() == [0, 0, 1]
+    assert bottom.tolist() == [1, 0, 0]
+    assert things.told[1, 0, -4:].tolist() == [1, 1, 1, 1]  # alone
+
+
+def test_heat_lies_where_the_thing_is_that_is_meant(things):
+    points = pointer()
+    image_of = torch.tensor([0, 0, 1])
+    keys = points.direct(things.told) + points.mixed(
+        torch.nn.functional.gelu(points.hidden(things.told))
+    )
+    queries = 200 * torch.stack([keys[0, 0], keys[0, 2], keys[1, 0]])
+    heat = points(queries, things, image_of, (10, 20))
+    assert heat.shape == (3, 10, 20)
+    scores = points.scores(queries, things, image_of)
+    for row, picture in enumerate(image_of.tolist()):
+        x, y = things.places[picture, scores[row].argmax()].tolist()
+        row_of, column_of = divmod(int(heat[row].argmax()), 20)
+        assert abs((row_of + 0.5) / 10 - y) <= 0.05 + 1e-6
+        assert abs((column_of + 0.5) / 20 - x) <= 0.025 + 1e-6
+    assert (heat >= 0).all()
+    assert (heat <= 1 + 1e-6).all()
+    assert (scores[2, 1:] < -100).all()  # no such thing
+
+
+def test_a_picture_without_things_gets_no_heat(things):
+    none = things._replace(present=torch.zeros(PICTURES, MOST, dtype=torch.bool))
+    heat = pointer()(torch.randn(1, 4), none, torch.tensor([0]), (4, 4))
+    assert heat.abs().max() == 0
+
+
+def test_queries_are_answered_apart(things):
+    points, queries = pointer(), torch.randn(3, 4)
+    image_of = torch.tensor([0, 1, 0])
+    together = points(queries, things, image_of, (6, 6))
+    for row in range(3):
+        alone = points(queries[row : row + 1], things, image_of[row : row + 1], (6, 6))
+        torch.testing.assert_close(alone[0], together[row])
+
+
+def test_a_decoder_begins_without_pointing_and_learns_to(things):
+    """Two masks of one picture that its map does not tell apart, but its list does."""
+    torch.manual_seed(0)
+    decoder = LightMaskDecoder(
+        channels=(5, 6), prompt_width=16, num_heads=2, pointer_width=4,
+        told_width=told_width(WIDTH), attended_maps=1,
+    )  # fmt: skip
+    assert decoder.prompt_width == 20
+    maps = [torch.zeros(PICTURES, 5, 16, 16), torch.zeros(PICTURES, 6, 8, 8)]
+    prompts = torch.cat([torch.zeros(2, 16), torch.eye(4)[:2]], dim=1)
+    image_of = torch.zeros(2, dtype=torch.long)
+    with torch.no_grad():
+        first, second = decoder(maps, prompts, image_of, things)
+    assert torch.equal(first, second)
+    target = torch.zeros(2, 16, 16)
+    target[0, 11:16, 0:4] = 1
+    target[1, 0:6, 6:11] = 1
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
+    for _ in range(120):
+        logits = decoder(maps, prompts, image_of, things)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert ((logits > 0) == target.bool()).float().mean() > 0.97
+    with pytest.raises(ValueError, match="needs a list of them"):
+        decoder(maps, prompts, image_of)
+
+
+def test_widths_below_one_are_refused():
+    with pytest.raises(ValueError, match="query_width and told_width must be ≥ 1, got 0 and 3"):
+        ListPointer(query_width=0, told_width=3)
+    for width in (-1, 4):
+        with pytest.raises(ValueError, match=f"≥ 1 with object_tokens, got {width}"):
+            LightMaskDecoder(channels=(5,), prompt_width=16, num_heads=2, pointer_width=width)

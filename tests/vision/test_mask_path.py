@@ -320,6 +320,10 @@ def test_a_prompt_may_point_at_the_list(efficientnet, monkeypatch):
     torch.testing.assert_close(tuple(late.things(pictures[1])), tuple(known))
     plain = PictureMemory(sight_of(config))
     assert plain.things(pictures[0]) is None
+    tower = dataclasses.replace(config.vision_tower, fit="stretch")
+    pointing = dataclasses.replace(config, mask_decoder={"pointer_width": 8})
+    with pytest.raises(ConfigurationError, match="of one fit, got stretch and corner"):
+        sight_of(dataclasses.replace(pointing, vision_tower=tower))
     with pytest.raises(ConfigurationError, match="must be 0, or ≥ 1 with object_tokens, got 8"):
         sight_of(dataclasses.replace(light_sight(efficientnet), mask_decoder={"pointer_width": 8}))
 

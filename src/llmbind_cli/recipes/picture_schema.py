@@ -169,7 +169,8 @@ class SceneSource(PictureSource):
         questions: Shares of what is asked; the usual ones if empty.
         turns: Most questions about one scene.
         tied: Replies repeat what is marked right before its token.
-        near: Share of the absent things asked for that are of a kind with one that is there.
+        near: Share of the questions whether something absent is there that name a thing of a kind
+            with one that is.
     """
 
     kind: Literal["scenes"]

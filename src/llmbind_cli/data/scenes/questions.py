@@ -105,7 +105,9 @@ class SceneQuestions:
         turns: Most questions about one scene, ≥ 1.
         held_out_targets: Only things that training never sees are asked for.
         tied: Replies repeat an expression right before its token.
-        near: Share of the absent things asked for that are of a kind with one that is there.
+        near: Share of the questions whether something absent is there that name a thing of a kind
+            with one that is. Wishes for a mask do not: a word for a thing that the model does not
+            know would be taken for such a name.
 
     Raises:
         ValueError: No question has a share, one is unknown, ``turns`` is below 1, or ``near`` is
@@ -223,11 +225,17 @@ class SceneQuestions:
 _Fact = tuple[str, dict[str, str], str]
 
 
-def _absent(scene: _Scene, sampler: ArrangementSampler) -> Iterator[Noun]:
-    """Yield names of things that nothing in the scene could be called."""
+def _absent(scene: _Scene, sampler: ArrangementSampler, near: float = 0.0) -> Iterator[Noun]:
+    """Yield names of things that nothing in the scene could be called.
+
+    Args:
+        scene: The scene.
+        sampler: Knows the things.
+        near: Share of the names that are of things most like one in the scene.
+    """
     for _ in range(_TRIES):
-        near = scene.near and scene.rng.random() < scene.near
-        noun = scene.rng.choice(_kin(scene, sampler) if near else sampler.known).noun
+        is_near = near and scene.rng.random() < near
+        noun = scene.rng.choice(_kin(scene, sampler) if is_near else sampler.known).noun
         if not any(seen.may_be_called(noun.one.lower()) for seen in scene.objects):
             yield noun
 
@@ -256,7 +264,7 @@ def _called(seen: SeenObject, scene: _Scene) -> Noun | None:
 
 def _presence(scene: _Scene, sampler: ArrangementSampler) -> Iterator[_Fact]:
     if scene.rng.random() < 0.5:
-        for noun in _absent(scene, sampler):
+        for noun in _absent(scene, sampler, scene.near):
             yield (*_is_there(noun), "no")
     for seen in _shuffled(scene):
         yield (*_is_there(scene.rng.choice(seen.names)), "yes")

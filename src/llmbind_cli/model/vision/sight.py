@@ -64,7 +64,8 @@ class Sight(nn.Module):
 
     Raises:
         ConfigurationError: There is a grounding encoder without a decoder, or the other way about;
-            or the tower's cells cannot be listed as things, or its blocks be tuned, as configured.
+            or the tower's cells cannot be listed as things, or its blocks be tuned, as configured;
+            or masks point at a list whose places are those of another square.
     """
 
     def __init__(
@@ -91,6 +92,12 @@ class Sight(nn.Module):
                 hidden_size=hidden_size, prompt_width=self.mask_decoder.prompt_width
             )
         self.box_head = BoxHead(hidden_size=hidden_size) if DETECT in tasks else None
+        encoder = config.grounding_encoder
+        if self.points and encoder is not None and encoder.fit != config.vision_tower.fit:
+            raise ConfigurationError(
+                "pointer_width needs a vision tower and a grounding encoder of one fit, got "
+                f"{config.vision_tower.fit} and {encoder.fit}"
+            )
 
     @property
     def serves(self) -> frozenset[str]:

@@ -420,6 +420,8 @@ def test_a_strange_list_has_no_name_for_some_things(model, describing, looking, 
     torch.testing.assert_close(strange.names[0, 0].sum(), torch.tensor(1.0))
     torch.testing.assert_close(strange.places, usual.places)
     assert sight.embeddings(known) is known
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\], got 1.5"):
+        StrangeLists(sight, names, 1.5)
 
 
 def test_what_a_reply_tells_keeps_its_name(looking, questions, world, renderer):

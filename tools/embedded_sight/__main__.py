@@ -73,14 +73,9 @@ def _add_teaching(commands: Any) -> None:
     stage = _stage(commands, stages.fit, "sprites", "work", photos=True)
     stage.add_argument("--drawings", type=Path, help="what draw made: every fourth picture")
     stage.add_argument("--count", type=int, default=2600, help="dialogues to read")
-    stage.add_argument("--read", type=Path, nargs="*", help="masks.pt that were read before")
-    stage.add_argument(
-        "--strange",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="of the things whose names are to be missing in lists, as if never learned",
-    )
+    reading = stage.add_mutually_exclusive_group()
+    reading.add_argument("--read", type=Path, nargs="*", help="masks.pt that were read before")
+    _add_strange(reading)
     stage.add_argument("--steps", type=int, default=2000)
     stage.add_argument("--lr", type=float, default=5e-4, help="highest learning rate")
     stage.add_argument(
@@ -89,19 +84,20 @@ def _add_teaching(commands: Any) -> None:
     stage = _stage(commands, stages.join, "work", "output")
     stage.add_argument("--set", dest="overrides", action="append", default=[])
     stage.add_argument("--resume", action="store_true")
-    stage.add_argument(
+    lists = stage.add_mutually_exclusive_group()
+    lists.add_argument(
         "--true-lists", action="store_true", help="read what is in a scene, not what is seen"
     )
-    stage.add_argument(
-        "--strange",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="of the things whose names are to be missing in lists, as if never learned",
-    )
+    _add_strange(lists)
     stage.add_argument(
         "--kept", type=Path, metavar="BUNDLE", help="go on speaking of words alone as it does"
     )
+
+
+def _add_strange(options: Any) -> None:
+    """Add the option to list things that have no name there."""
+    told = "of the things in a picture: their names are missing in its list, as if never learned"
+    options.add_argument("--strange", type=float, default=0.0, metavar="SHARE", help=told)
 
 
 def _add_measuring(commands: Any) -> None:

@@ -95,9 +95,14 @@ class StrangeLists(_Lists):
         sight: Its projector sees.
         names: Of the things.
         share: Of the kinds of things in a picture that lose their names, in [0, 1].
+
+    Raises:
+        ValueError: The share is another.
     """
 
     def __init__(self, sight: Sight, names: Names, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"the share of strange things must be in [0, 1], got {share}")
         super().__init__(sight, names)
         self._share = share
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from llmbind_cli.model.bound_model import BoundModel
 from llmbind_cli.model.config import BaseModel, BundleConfig, SightConfig, VisionNetwork
-from llmbind_cli.model.vision.sight import load_sight
+from llmbind_cli.model.vision.loading import load_sight
 from llmbind_cli.tokens import TokenTable
 
 WIDTH = 576

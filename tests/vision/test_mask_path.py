@@ -13,9 +13,10 @@ from transformers import SamModel
 
 from llmbind_cli.errors import ConfigurationError, IntegrityError
 from llmbind_cli.model.config import MaskFilter, ObjectTokens
+from llmbind_cli.model.vision.loading import load_sight
 from llmbind_cli.model.vision.picture_memory import PictureMemory
 from llmbind_cli.model.vision.sam_mask_decoder import take_sam_decoder
-from llmbind_cli.model.vision.sight import Sight, load_sight
+from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder, place_encoding
 
 WIDTH = 24

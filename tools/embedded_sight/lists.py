@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from llmbind_cli.data.scenes.pictures import ScenePicture
 from llmbind_cli.data.scenes.world import Thing
 from llmbind_cli.data.spellings import SEGMENT
 from llmbind_cli.nn.list_pointer import ListedThings
-from llmbind_cli.nn.object_projector import CellScores, FoundObjects
+from llmbind_cli.nn.object_projector import CellScores, FoundObjects, ObjectProjector
 from llmbind_cli.training.seeing import SeeingCollator
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _NEVER = -1e4
 """Logit of a name that nothing bears."""
 
 
-class _Lists(SeeingCollator):
+class _Lists(SeeingCollator, ABC):
     """Makes batches that hold the positions of the language model in place of the tower's features.
 
     Args:
@@ -62,9 +63,9 @@ class _Lists(SeeingCollator):
         self._things += [projector.things(one) for one in found]
         return [projector.listed(one)[0] for one in found]
 
+    @abstractmethod
     def _found(self, sample: Sample, picture: PictureSource) -> FoundObjects:
         """Return what is listed of a sample's picture."""
-        raise NotImplementedError
 
 
 class TrueLists(_Lists):
@@ -117,7 +118,9 @@ class StrangeLists(_Lists):
         return found_without(projector, scores, strange)
 
 
-def found_without(projector: object, scores: CellScores, strange: Sequence[int]) -> FoundObjects:
+def found_without(
+    projector: ObjectProjector, scores: CellScores, strange: Sequence[int]
+) -> FoundObjects:
     """Return what a projector finds where some names are none.
 
     Args:

@@ -21,7 +21,7 @@ from llmbind_cli.model.token_rows import (
     initial_rows,
     is_tied,
 )
-from llmbind_cli.model.vision.sight import load_sight
+from llmbind_cli.model.vision.loading import load_sight
 from llmbind_cli.nn.device import choose_device, choose_dtype
 from llmbind_cli.tokens import register_task_tokens, tasks_named
 from llmbind_cli.weights import cache

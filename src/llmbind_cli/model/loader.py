@@ -13,8 +13,8 @@ from llmbind_cli.model.language_model import (
 )
 from llmbind_cli.model.lora_moe_adapter import load_adapter
 from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attach_token_rows, is_tied
+from llmbind_cli.model.vision.loading import load_sight
 from llmbind_cli.model.vision.networks import resolve_part
-from llmbind_cli.model.vision.sight import load_sight
 from llmbind_cli.nn.device import choose_device, choose_dtype
 from llmbind_cli.tokens import TokenTable
 from llmbind_cli.weights import cache

@@ -31,7 +31,8 @@ from llmbind_cli.model.importers.segment_anything import sam_config_of, to_trans
 from llmbind_cli.model.language_model import load_language_model, load_tokenizer
 from llmbind_cli.model.lora_moe_adapter import LoraMoeConfig, inject_lora_moe
 from llmbind_cli.model.token_rows import INPUT_ROWS, OUTPUT_ROWS, attach_token_rows, is_tied
-from llmbind_cli.model.vision.sight import Sight, load_sight
+from llmbind_cli.model.vision.loading import load_sight
+from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.tokens import Payload, TaskToken, register_task_tokens
 from llmbind_cli.weights import cache
 from llmbind_cli.weights.hashes import check_safetensors

@@ -36,7 +36,7 @@ from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
 from llmbind_cli.nn.list_pointer import ListedThings
 from llmbind_cli.nn.tuned_stage import TunedStage
 from llmbind_cli.training.seeing import SeeingCollator
-from llmbind_cli.training.sight_losses import MaskWeights, sight_losses
+from llmbind_cli.training.sight_losses import MaskWeights, listed_things, sight_losses
 
 _LOG_EVERY, _SCORE_EVERY = 20, 100
 _WARM_UP, _DECAY = 50, 0.7
@@ -175,9 +175,7 @@ def _listed(model: BoundModel, seen: SeenBatch) -> ListedThings | None:
     """Return what is listed of the pictures with masks, to be kept."""
     if model.sight is None or not model.sight.points:
         return None
-    things = seen.things
-    if things is None:
-        things = model.sight.things(seen.features[seen.pictured])
+    things = listed_things(model.sight, seen)
     return things and things._replace(told=things.told.bfloat16(), places=things.places.bfloat16())
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from llmbind_cli.data.batches import Batch
+from llmbind_cli.data.batches import Batch, SeenBatch
 from llmbind_cli.data.sample import IGNORED
 from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.nn.box_head import box_giou_loss, box_l1_loss
+from llmbind_cli.nn.list_pointer import ListedThings
 from llmbind_cli.nn.losses import mask_bce_loss, mask_dice_loss
 
 _L1, _GIOU = 5.0, 2.0
@@ -56,6 +57,13 @@ class SightLosses:
         return mask + box
 
 
+def listed_things(sight: Sight, seen: SeenBatch) -> ListedThings | None:
+    """Return what the decoder points at in the pictures with masks; ``None`` if at nothing."""
+    if not sight.points or seen.things is not None:
+        return seen.things
+    return sight.things(seen.features[seen.pictured])
+
+
 def sight_losses(
     sight: Sight, batch: Batch, hidden_states: Tensor, weights: MaskWeights
 ) -> SightLosses:
@@ -74,9 +82,7 @@ def sight_losses(
         return SightLosses()
     # The state at the id before the token is the one that predicts it, as in decoding.
     states = hidden_states[seen.places[:, 0], seen.places[:, 1]]  # [M, D]
-    things = seen.things
-    if things is None and sight.points:
-        things = sight.things(seen.features[seen.pictured])
+    things = listed_things(sight, seen)
     logits = sight.mask_logits(seen.maps, states, seen.image_of, things)  # [M, h, w]
     side = seen.labels.shape[-1]
     logits = functional.interpolate(

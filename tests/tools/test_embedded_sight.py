@@ -899,25 +899,27 @@ def test_states_tell_the_prompts_that_they_hold(monkeypatch):
 
 
 def test_held_out_scenes_and_drawings_are_what_eval_reads(world, renderer, tmp_path):
-    held_out.write_held_out(tmp_path, world, renderer, (), count=2)
+    held_out.write_held_out(tmp_path, world, renderer, (), count=4)
     counts = {"train": 1, "held_out": 20}
     drawings.draw_all(FakeGenerator(), world, tmp_path / "drawn", seed=5, counts=counts)
     scenes = Scenes(world, renderer, ())
-    held_out.write_drawings(tmp_path, tmp_path / "drawn", scenes, count=2)
+    held_out.write_drawings(tmp_path, tmp_path / "drawn", scenes, count=4)
     for row in (*held_out.ROWS, "drawings"):
         folder = tmp_path / row
         lines = {
             path.stem: [json.loads(line) for line in path.read_text().splitlines()]
             for path in folder.glob("*.jsonl")
         }
-        assert len(lines["asked"]) == 8
+        assert len(lines["asked"]) == 16
         assert {line["task"] for line in lines["asked"]} == {"segment", "text"}
         assert all(line["answer"] for line in lines["answers"])
+        assert {line["answer"] for line in lines["near"]} == {"Yes.", "No."}
         for kind in ("refer", "spatial", "reason"):
             ids = [line["id"] for line in lines[kind]]
             assert [line["id"] for line in lines[f"{kind}-masks"]] == ids
             assert all("<seg>" in line["reply"] for line in lines[kind])
-        assert all((folder / line["image"]).is_file() for line in lines["asked"])
+        shown = [*lines["asked"], *lines["near"]]
+        assert all((folder / line["image"]).is_file() for line in shown)
 
 
 def test_a_suite_has_a_picture_and_a_caption_for_each_wish_and_question(world, renderer, tmp_path):

@@ -11,6 +11,8 @@ made of pairs never seen together and of colours that it never saw, into ``OUT/R
 - ``asked.jsonl``: the same wishes as people put them, and questions that words answer, each with
   its ``task``
 - ``answers.jsonl``: those questions with their answers
+- ``near.jsonl``: whether something is there, with the answer: half of what is asked for is not, and
+  of a kind with something that is, as a dog is with a cat
 
 And a few scenes of the first row for the suite that comes with the package: of at most three things
 on plain ground, with captions to draw them by.
@@ -75,7 +77,9 @@ def _write_row(folder: Path, sampler: Any, renderer: SceneRenderer, count: int) 
         samples = _samples(sampler, renderer, folder.name, (kind,))
         asked += _write_pointing(folder, kind, itertools.islice(samples, count))
     samples = _samples(sampler, renderer, folder.name, _ANSWERED)
-    lines = _write_answered(folder, itertools.islice(samples, count))
+    lines = _write_answered(folder, "answers", itertools.islice(samples, count))
+    near = _samples(sampler, renderer, f"{folder.name}-near", ("presence",), near=1.0)
+    _write_answered(folder, "near", itertools.islice(near, count))
     _write(folder / "asked.jsonl", [*asked, *(line | {"task": "text"} for line in lines)])
 
 
@@ -98,7 +102,7 @@ def write_suite(out: Path, world: Any, renderer: SceneRenderer, *, count: int) -
 
     pointing, answered = few("refer"), few(*_ANSWERED)
     _write_pointing(out, "refer", iter(pointing))
-    _write_answered(out, iter(answered))
+    _write_answered(out, "answers", iter(answered))
     captions = [
         {"id": _name(sample), "prompt": describe(_arrangement(sample))}
         for sample in (*pointing, *answered)
@@ -111,6 +115,8 @@ def _samples(
     renderer: SceneRenderer,
     row: str,
     kinds: tuple[QuestionKind, ...],
+    *,
+    near: float = 0.0,
 ) -> Iterator[Sample]:
     asked = SceneQuestions(
         sampler,
@@ -120,6 +126,7 @@ def _samples(
         turns=1,
         tied=True,
         held_out_targets=row == "held_out_things" and len(kinds) == 1,
+        near=near,
     )
     return (asked[number] for number in itertools.count())
 
@@ -136,13 +143,13 @@ def _write_pointing(folder: Path, kind: str, samples: Iterator[Sample]) -> list[
     return asked
 
 
-def _write_answered(folder: Path, samples: Iterator[Sample]) -> list[dict[str, Any]]:
-    """Write ``answers.jsonl``; return its lines without the answers."""
+def _write_answered(folder: Path, name: str, samples: Iterator[Sample]) -> list[dict[str, Any]]:
+    """Write ``NAME.jsonl``; return its lines without the answers."""
     lines, answers = [], []
     for sample in samples:
         lines.append(_line(folder, sample))
         answers.append(lines[-1] | {"answer": sample.turns[1].text})
-    _write(folder / "answers.jsonl", answers)
+    _write(folder / f"{name}.jsonl", answers)
     return lines
 
 

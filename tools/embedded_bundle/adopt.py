@@ -208,12 +208,17 @@ def sight_figures(report: dict[str, Any]) -> str:
             own = [figure(name, m) for m in ("cIoU", "gIoU", "precision@0.5")]
             forced = [figure(f"{name}-forced", m) for m in ("cIoU", "gIoU")]
             lines.append(f"| {words} | {what} | {' | '.join([*own, *forced])} |")
-    lines += ["", "| held out | emission | false emission | answers right |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| held out | emission | false emission | answers right | presence of what is near right |",
+        "|---|---|---|---|---|",
+    ]
     for row, words in (("scenes", "pairs of things"), ("things", "things")):
         rates = [
             figure(f"{row}-asked", "emission_rate"),
             figure(f"{row}-asked", "false_emission_rate"),
             figure(f"{row}-answers", "exact_match"),
+            figure(f"{row}-near", "exact_match"),
         ]
         lines.append(f"| {words} | {' | '.join(rates)} |")
     protocol = report["protocol"]
@@ -222,9 +227,10 @@ def sight_figures(report: dict[str, Any]) -> str:
     told = (
         "`llmbind eval eval/embedded-sight --data DATA` on drawn scenes with pairs of things that\n"
         "training never saw together, and with things that it never saw: 200 pictures each of\n"
-        "three kinds of expressions, 200 questions, 600 wishes for masks as people put them; seed "
-        f"{protocol['seed']},\nreferences sha256 {digest}…. Teacher-forced: the right reply is put "
-        "into the model's mouth, as LISA\nand GLaMM score masks.\n\n"
+        "three kinds of expressions, 600 wishes for masks as people put them, 200 questions, and 200\n"
+        "whether something is there, of which half ask in vain for what is near: a dog where a cat\n"
+        f"is; seed {protocol['seed']}, references sha256 {digest}…. Teacher-forced: the right reply "
+        "is put into the\nmodel's mouth, as LISA and GLaMM score masks.\n\n"
     )
     return told + "\n".join(lines) + "\n"
 

@@ -105,8 +105,8 @@ def prompt_once(model: BoundModel, photo: Image.Image, state: torch.Tensor) -> f
     began = time.perf_counter()
     with torch.no_grad():
         model.pictures.embeddings([photo])
-        maps = model.pictures.maps(photo)
-        logits = model.sight.mask_logits(maps, state, torch.zeros(1, dtype=torch.long))
+        maps, things = model.pictures.mask_inputs(photo)
+        logits = model.sight.mask_logits(maps, state, torch.zeros(1, dtype=torch.long), things)
         model.sight.masks(photo, logits)
     return time.perf_counter() - began
 

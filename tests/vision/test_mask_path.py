@@ -315,12 +315,12 @@ def test_a_prompt_may_point_at_the_list(efficientnet, monkeypatch):
     memory, late = PictureMemory(sight), PictureMemory(sight)
     memory.embeddings(pictures)
     monkeypatch.setattr(sight, "read", None)
-    known = memory.things(pictures[1])
+    known = memory.mask_inputs(pictures[1]).things
     torch.testing.assert_close(known.places, listed.places[1:])
     monkeypatch.undo()
-    torch.testing.assert_close(tuple(late.things(pictures[1])), tuple(known))
+    torch.testing.assert_close(tuple(late.mask_inputs(pictures[1]).things), tuple(known))
     plain = PictureMemory(sight_of(config))
-    assert plain.things(pictures[0]) is None
+    assert plain.mask_inputs(pictures[0]).things is None
     tower = dataclasses.replace(config.vision_tower, fit="stretch")
     pointing = dataclasses.replace(config, mask_decoder={"pointer_width": 8})
     with pytest.raises(ConfigurationError, match="of one fit, got stretch and corner"):
@@ -407,7 +407,7 @@ def test_maps_that_came_with_the_embeddings_are_kept(light_bundle, monkeypatch):
     memory.embeddings([one, picture(33, 64)])
     expected = light_bundle.maps([one])
     monkeypatch.setattr(light_bundle, "maps", None)  # is not asked again
-    torch.testing.assert_close(memory.maps(one), expected)
+    torch.testing.assert_close(memory.mask_inputs(one).maps, expected)
 
 
 def test_equal_seeds_give_equal_heads(efficientnet):

@@ -227,10 +227,10 @@ def sight_figures(report: dict[str, Any]) -> str:
     told = (
         "`llmbind eval eval/embedded-sight --data DATA` on drawn scenes with pairs of things that\n"
         "training never saw together, and with things that it never saw: 200 pictures each of\n"
-        "three kinds of expressions, 600 wishes for masks as people put them, 200 questions, and 200\n"
-        "whether something is there, of which half ask in vain for what is near: a dog where a cat\n"
-        f"is; seed {protocol['seed']}, references sha256 {digest}…. Teacher-forced: the right reply "
-        "is put into the\nmodel's mouth, as LISA and GLaMM score masks.\n\n"
+        "three kinds of expressions, 600 wishes for masks as people put them, 200 questions, and\n"
+        "200 whether something is there, half of them in vain for what is near: a dog where a cat\n"
+        f"is; seed {protocol['seed']}, references sha256 {digest}…. Teacher-forced: the right\n"
+        "reply is put into the model's mouth, as LISA and GLaMM score masks.\n\n"
     )
     return told + "\n".join(lines) + "\n"
 

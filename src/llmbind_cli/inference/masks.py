@@ -158,8 +158,8 @@ class MaskMaker:
         states = self._states(requests)
         with torch.no_grad():
             image_of = torch.zeros(len(states), dtype=torch.long, device=states.device)
-            things = memory.things(picture)
-            logits = sight.mask_logits(memory.maps(picture), states, image_of, things)
+            maps, things = memory.mask_inputs(picture)
+            logits = sight.mask_logits(maps, states, image_of, things)
             masks = sight.masks(picture, logits).cpu().numpy()
         return [self._mask_file(r, mask) for r, mask in zip(requests, masks, strict=True)]
 

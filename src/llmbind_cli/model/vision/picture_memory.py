@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,18 @@ def picture_digest(picture: Image) -> str:
     digest = hashlib.blake2b(repr(picture.size).encode(), digest_size=16)
     digest.update(picture.tobytes())
     return digest.hexdigest()
+
+
+class MaskInputs(NamedTuple):
+    """What the mask decoder reads of one picture.
+
+    Attributes:
+        maps: See :meth:`Sight.maps`.
+        things: See :meth:`Sight.things`.
+    """
+
+    maps: tuple[Tensor, ...]
+    things: ListedThings | None
 
 
 class PictureMemory:
@@ -83,27 +95,18 @@ class PictureMemory:
         return [known[key] for key in keys]
 
     @torch.no_grad()
-    def maps(self, picture: Image) -> tuple[Tensor, ...]:
-        """Return what the mask decoder reads of a picture; see :meth:`Sight.maps`."""
+    def mask_inputs(self, picture: Image) -> MaskInputs:
+        """Return what the mask decoder reads of a picture."""
         key = picture_digest(picture)
-        maps = self._maps.get(key)
+        maps, things = self._maps.get(key), self._things.get(key)
         if maps is None:
             maps = self._sight.maps([picture])
         _keep(self._maps, key, maps, self._kept)
-        return maps
-
-    @torch.no_grad()
-    def things(self, picture: Image) -> ListedThings | None:
-        """Return what the mask decoder points at in a picture; see :meth:`Sight.things`."""
-        if not self._sight.points:
-            return None
-        key = picture_digest(picture)
-        things = self._things.get(key)
-        if things is None:
+        if things is None and self._sight.points:
             things = self._sight.things(self._sight.tower_features([picture]))
         if things is not None:
             _keep(self._things, key, things, self._kept)
-        return things
+        return MaskInputs(maps, things)
 
 
 def _keep(kept: OrderedDict[str, _Seen], key: str, value: _Seen, most: int) -> None:

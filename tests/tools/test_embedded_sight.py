@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +27,7 @@ from embedded_sight.lists import StrangeLists, TrueLists, found_without, strange
 from embedded_sight.names import Cells, Centres, Names
 from embedded_sight.scenes import Scenes
 from resumable.optimizers import Optimizers
-from resumable.state import take_what_fits
+from resumable.state import Terms, take_what_fits
 
 from llmbind_cli.data.batches import Batch, SeenBatch
 from llmbind_cli.data.encode import encode_dialogue
@@ -728,22 +729,27 @@ def test_what_was_read_is_kept(model, tmp_path):
     torch.testing.assert_close(prompts[2], teacher.prompts(["the cat"])[0])
 
 
-def test_decoder_and_projection_learn_masks_of_states(model):
+@pytest.fixture
+def all_and_nothing(model):
     """Eight photos of noise; one state asks for all of each, the other for nothing."""
-    own = {name: value.detach().clone() for name, value in model.sight.heads().items()}
     torch.manual_seed(0)
     with torch.no_grad():
-        noise = torch.rand(8, 3, SIDE, SIDE)
-        maps = tuple(one.float() for one in model.sight.grounding(noise))
-    all_and_nothing = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
-    all_and_nothing[0] = 1
+        maps = model.sight.grounding(torch.rand(8, 3, SIDE, SIDE))
+    labels = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
+    labels[0] = 1
     asked = torch.randn(2, model.sight.projector.linear_2.out_features)
-    read = fitting.ReadMasks(
+    return fitting.ReadMasks(
         maps=tuple(one.bfloat16() for one in maps),
         states=asked.repeat(8, 1),
-        labels=all_and_nothing.repeat(8, 1, 1),
+        labels=labels.repeat(8, 1, 1),
         image_of=torch.arange(8).repeat_interleave(2),
     )
+
+
+def test_decoder_and_projection_learn_masks_of_states(model, all_and_nothing):
+    own = {name: value.detach().clone() for name, value in model.sight.heads().items()}
+    read = all_and_nothing
+    maps = tuple(one.float() for one in read.maps)
 
     def right() -> float:
         with torch.no_grad():
@@ -757,6 +763,34 @@ def test_decoder_and_projection_learn_masks_of_states(model):
     assert fitting.score(model.sight, read) > 0.9
     changed = {n.partition(".")[0] for n, v in model.sight.heads().items() if (v != own[n]).any()}
     assert changed == {"mask_decoder", "prompt_projection"}
+    model.sight.load_heads(own)
+
+
+def test_a_stopped_fit_goes_on_as_if_it_had_not_been(model, all_and_nothing, tmp_path, monkeypatch):
+    own = {name: value.detach().clone() for name, value in model.sight.heads().items()}
+    fit = partial(fitting.fit_masks, model.sight, all_and_nothing, steps=12)
+    fit()
+    at_once = {name: value.detach().clone() for name, value in model.sight.heads().items()}
+
+    state, terms = tmp_path / "fit.pt", Terms(masks=16)
+    monkeypatch.setattr(fitting, "_SAVE_EVERY", 5)
+    losses, steps_left = fitting.sight_losses, [None] * 8
+
+    def stopped_after_eight(*args):
+        steps_left.pop()
+        return losses(*args)
+
+    monkeypatch.setattr(fitting, "sight_losses", stopped_after_eight)
+    model.sight.load_heads(own)
+    with pytest.raises(IndexError):
+        fit(state=state, terms=terms)
+    assert torch.load(state, weights_only=True)["step"] == 5
+    monkeypatch.setattr(fitting, "sight_losses", losses)
+    model.sight.load_heads(own)
+    fit(state=state, terms=terms)
+    assert all(torch.equal(value, at_once[name]) for name, value in model.sight.heads().items())
+    with pytest.raises(SystemExit, match="with other masks: name another folder"):
+        fit(state=state, terms=Terms(masks=8))
     model.sight.load_heads(own)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from resumable.optimizers import Optimizers
 from resumable.precision import cpu_autocast
-from resumable.state import take_what_fits
+from resumable.state import Terms, load_state, save_state, take_what_fits
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,7 +38,7 @@ from llmbind_cli.nn.tuned_stage import TunedStage
 from llmbind_cli.training.seeing import SeeingCollator
 from llmbind_cli.training.sight_losses import MaskWeights, listed_things, sight_losses
 
-_LOG_EVERY, _SCORE_EVERY = 20, 100
+_LOG_EVERY, _SAVE_EVERY = 20, 100
 _WARM_UP, _DECAY = 50, 0.7
 _PICTURES, _MASKS = 8, 5
 """Pictures a step, and the most masks of each."""
@@ -235,9 +235,10 @@ def begin_as(sight: Sight, bundle: Path) -> None:
 
 
 def fit_masks(
-    sight: Sight, read: ReadMasks, *, steps: int, lr: float = 1e-3, apart: ReadMasks | None = None
-) -> None:
-    """Fit decoder and projection, in place.
+    sight: Sight, read: ReadMasks, *, steps: int, lr: float = 1e-3,
+    apart: ReadMasks | None = None, state: Path | None = None, terms: Terms | None = None,
+) -> None:  # fmt: skip
+    """Fit decoder and projection, in place. Stopped, it goes on where it saved last.
 
     Args:
         sight: Holds them.
@@ -245,15 +246,24 @@ def fit_masks(
         steps: Steps of 8 pictures with up to 5 masks each.
         lr: Highest learning rate.
         apart: What to score on while they learn.
+        state: File of the training's state; without one nothing is saved.
+        terms: What the training learns from; a state of another is refused.
+
+    Raises:
+        SystemExit: The state is of another training.
     """
     learning = nn.ModuleList([sight.mask_decoder, sight.prompt_projection]).train()
     optimizers = Optimizers(learning.parameters(), tuned=tuned_blocks(sight.mask_decoder))
     masks_of = [
         (read.image_of == picture).nonzero()[:, 0].tolist() for picture in range(len(read.maps[0]))
     ]
+    parts = {"terms": terms or Terms(), "heads": learning, "optimizers": optimizers}
+    first = 0
+    if state is not None and not (first := load_state(state, **parts)):
+        save_state(state, 0, **parts)
     losses: list[Tensor] = []
     clock = time.monotonic()
-    for step in range(steps):
+    for step in range(first, steps):
         chance = random.Random(f"photos/{step}")
         pictures = chance.sample(range(len(masks_of)), _PICTURES)
         chosen = [chance.sample(masks_of[p], min(_MASKS, len(masks_of[p]))) for p in pictures]
@@ -277,8 +287,11 @@ def fit_masks(
             mean = float(torch.stack(losses).mean())
             console.log(f"step {step + 1}/{steps}: loss {mean:.4f}, {seconds:.2f} s a step")
             losses, clock = [], time.monotonic()
-        if apart is not None and ((step + 1) % _SCORE_EVERY == 0 or step + 1 == steps):
-            console.log(f"set apart: cIoU {score(sight, apart):.4f}")
+        if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
+            if state is not None:
+                save_state(state, step + 1, **parts)
+            if apart is not None:
+                console.log(f"set apart: cIoU {score(sight, apart):.4f}")
             clock = time.monotonic()
 
 

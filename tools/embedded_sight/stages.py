@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from resumable.state import Terms
+
     from embedded_sight.drawings import Samples
+    from embedded_sight.fitting import ReadMasks
     from embedded_sight.names import Names
     from llmbind_cli.model.bound_model import BoundModel
     from llmbind_cli.training.start import Start
@@ -183,8 +186,12 @@ def fit(arguments: argparse.Namespace) -> None:
     model, start = _model([f"model.start={json.dumps(str(arguments.into.resolve()))}"])
     if start is None or model.sight is None:
         raise SystemExit(f"{arguments.into} must be a bundle that sees")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    state, masks = arguments.work / "fit.pt", arguments.work / "masks.pt"
     if arguments.read:
         read = ReadMasks.of([ReadMasks.load(path) for path in arguments.read])
+    elif state.exists() and masks.exists():
+        read = ReadMasks.load(masks)
     else:
         scenes = _scenes(arguments)
         spoken = scenes.spoken(arguments.drawings)
@@ -198,12 +205,19 @@ def fit(arguments: argparse.Namespace) -> None:
             finer=MASK_PX,
             collated=collated,
         )
-        arguments.work.mkdir(parents=True, exist_ok=True)
-        read.save(arguments.work / "masks.pt")
+        read.save(masks)
     if not decodes_alike(start, model.sight.config):
         begin_as(model.sight, start.bundle)
     learned, apart = read.split(APART)
-    fit_masks(model.sight, learned, steps=arguments.steps, lr=arguments.lr, apart=apart)
+    fit_masks(
+        model.sight,
+        learned,
+        steps=arguments.steps,
+        lr=arguments.lr,
+        apart=apart,
+        state=state,
+        terms=_terms_of_fit(arguments, learned),
+    )
     told = {
         "tool": "tools/embedded_sight, fit",
         "steps": arguments.steps,
@@ -211,6 +225,23 @@ def fit(arguments: argparse.Namespace) -> None:
         "seed": SEED + 1,
     }
     give_decoder(arguments.into, model, told)
+
+
+def _terms_of_fit(arguments: argparse.Namespace, learned: ReadMasks) -> Terms:
+    """Return what a fit learns from: a language model, and what was asked of it."""
+    import hashlib
+
+    from resumable.state import Terms
+
+    from llmbind_cli.model.config import ADAPTER_DIR
+
+    adapter = arguments.into / ADAPTER_DIR / "adapter_model.safetensors"
+    return Terms(
+        language_model=hashlib.sha256(adapter.read_bytes()).hexdigest(),
+        masks=len(learned.states),
+        strange=arguments.strange,
+        lr=arguments.lr,
+    )
 
 
 def held_out(arguments: argparse.Namespace) -> None:

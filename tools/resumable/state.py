@@ -30,6 +30,34 @@ def load_state(path: Path, **parts: Any) -> int:
     return int(state["step"])
 
 
+class Terms:
+    """What a training learns from, as a part of its state: one of other terms does not go on.
+
+    Args:
+        told: What it is, by name: numbers, strings and lists of them.
+    """
+
+    def __init__(self, **told: Any) -> None:
+        self._told = told
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it."""
+        return self._told
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Compare it with that of a saved state.
+
+        Raises:
+            SystemExit: It differs.
+        """
+        names = sorted(self._told.keys() | state)
+        if other := [name for name in names if self._told.get(name) != state.get(name)]:
+            raise SystemExit(
+                f"the state saved there is of a training with other {', '.join(other)}: "
+                "name another folder, or remove it"
+            )
+
+
 def take_what_fits(network: nn.Module, earlier: Mapping[str, Tensor]) -> None:
     """Take the weights of an earlier network that have the same name and shape in this one."""
     own = network.state_dict()

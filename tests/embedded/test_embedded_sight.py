@@ -46,6 +46,12 @@ def cat(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def stacked(tmp_path_factory):
+    """A cat above a car."""
+    return drawn("a cat above a car", tmp_path_factory.mktemp("stacked"))
+
+
+@pytest.fixture(scope="module")
 def model(embedded_base, embedded_sight):
     return load_model("embedded", device="cpu")
 
@@ -110,6 +116,7 @@ def test_questions_get_answers_in_words(model, picture, question, answer):
     [
         ("Is there an apple?", "Yes."),
         pytest.param("Is there a dog in the picture?", "No.", marks=a_dog),
+        ("Is there a fox?", "No."),
         ("How many cats are there?", "One."),
         ("What is to the left of the cat?", "The apple."),
         ("What colour is the apple?", "Red."),
@@ -117,6 +124,19 @@ def test_questions_get_answers_in_words(model, picture, question, answer):
 )
 def test_questions_about_readme_s_picture_do_too(model, cat, question, answer):
     assert answered(model, cat, question) == answer
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Is the cat above the car?", "Yes."),
+        ("Is the cat below the car?", "No."),
+        ("Is the car above the cat?", "No."),
+        ("What is below the cat?", "The car."),
+    ],
+)
+def test_it_tells_above_from_below(model, stacked, question, answer):
+    assert answered(model, stacked, question) == answer
 
 
 def answered(model, picture, question):

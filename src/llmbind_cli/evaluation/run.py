@@ -17,6 +17,7 @@ from llmbind_cli.evaluation import processes, report_text
 from llmbind_cli.evaluation.cards import prompts_card, protocol_card, scoring_card
 from llmbind_cli.evaluation.features import ExtractionSettings
 from llmbind_cli.evaluation.gate import Gate, check_gates, raise_if_failed, require_figures
+from llmbind_cli.evaluation.mask_set import count_masks
 from llmbind_cli.evaluation.media_set import count_items
 from llmbind_cli.evaluation.metric_table import (
     OF_FILES,
@@ -138,8 +139,8 @@ def run_eval(scorings: Sequence[Scoring], gates: Sequence[Gate], settings: EvalS
     found = require_fitting(scorings, gates, settings)
     if settings.report is not None and processes.is_first():
         prepare_folder(settings.report)
-    for scoring in scorings:
-        _require_samples(scoring)
+    for scoring, metrics in found:
+        _require_samples(scoring, metrics)
     collected = _Collected()
     for scoring, metrics in found:
         for group in grouped(metrics):
@@ -202,11 +203,12 @@ def require_fitting(
     return found
 
 
-def _require_samples(scoring: Scoring) -> None:
+def _require_samples(scoring: Scoring, metrics: Sequence[Metric]) -> None:
     """Refuse another number of predictions than the protocol has, before they are scored."""
     if scoring.samples is None:
         return
-    count = count_items(scoring.predictions)
+    of_masks = any(metric.family == "masks" for metric in metrics)
+    count = (count_masks if of_masks else count_items)(scoring.predictions)
     if count is not None and count != scoring.samples:
         raise InputDataError(
             f"{scoring.predictions}: holds {count} predictions, and the protocol of "

@@ -75,6 +75,9 @@ def test_wrong_recipes_are_78_and_tell_all_errors(run, tmp_path):
         (RECIPE.replace("fail_under = { cIoU", "fail_over = { cIoU"), [
             "fail_over masks/cIoU: cIoU is better when higher; use fail_under",
         ]),
+        (MADE_FIRST.replace('"plan"\nreq', '"edit"\nbatch_size = 4\nreq'), [
+            "make.0: batch_size is not for kind = 'edit'",
+        ]),
         (RECIPE.replace("{ cIoU", "{ SSIM"), ["a gate on masks/SSIM, but this run gives"]),
     ):  # fmt: skip
         recipe.write_text(text)

@@ -157,6 +157,18 @@ def test_lisa_s_digits(folder, run):
     assert run("--metric", "PSNR", *sides, "--compat", "lisa")[0] == 2
 
 
+def test_lisa_s_digits_of_empty_masks_alone(folder, run, tmp_path):
+    empty = {item: [[0, 0]] for item in "abc"}
+    sides = ("--pred", folder("made", empty), "--ref", folder("true", empty))
+    code, out, error = run(*IOU, *sides, "--compat", "lisa", "--json", "--report", tmp_path / "r")
+    assert code == 0, error
+    entry = json.loads(out)["metrics"]["cIoU"]
+    assert (entry["value"], entry["interval"]) == (0, [0, 0])
+    code, out, error = run("--compare", *[tmp_path / "r" / "report.json"] * 2)
+    assert code == 0, error
+    assert out.count("same") == 2
+
+
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
@@ -317,6 +329,10 @@ def test_emission_rates_by_hand(write_lines, run):
     figures = {k: (v["value"], v["n"]) for k, v in json.loads(out)["metrics"].items()}
     assert figures == {"emission_rate": (3 / 4, 4), "false_emission_rate": (1 / 5, 5)}
     assert run(*names, *sides, "--fail-over", "false_emission_rate=0.1")[0] == 4
+    twice = write_lines("twice.jsonl", *({"id": "s0", "task": t} for t in ("segment", "text")))
+    code, _, error = run(*names, "--pred", plan, "--ref", twice)
+    assert code == 65
+    assert "twice.jsonl: several lines share an id: s0" in error
     failed = write_lines("f.jsonl", manifest_line("s0", "failed"))
     code, _, error = run(*names, "--pred", failed, "--ref", asked)
     assert code == 65

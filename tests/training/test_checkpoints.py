@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from llmbind_cli.errors import (
 from llmbind_cli.model.loader import load_model
 from llmbind_cli.training import run as run_module
 from llmbind_cli.training.distributed import Processes
+from llmbind_cli.training.engine import TorchEngine
 from llmbind_cli.training.holdout import HeldOutLoss, Holdout, split_holdout
 from llmbind_cli.training.run import train
 from llmbind_cli.training.run_log import RunLog
@@ -104,6 +106,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(recipe, tmp_path, monkeypatch,
     assert not list((tmp_path / "run").glob(".*.new"))
 
 
+def held_out_losses(run):
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss_holdout"]) for line in lines if "loss_holdout" in line]
+
+
 def test_the_best_bundle_is_that_of_the_lowest_loss_held_out(recipe, tmp_path, monkeypatch):
     losses = iter(HeldOutLoss(text=1.0, mask=n - 1, total=n) for n in (3.0, 2.0, 2.5))
     monkeypatch.setattr(run_module.Holdout, "loss", lambda self, engine: next(losses))
@@ -113,11 +120,41 @@ def test_the_best_bundle_is_that_of_the_lowest_loss_held_out(recipe, tmp_path, m
     assert score == {"step": 4, "loss_holdout": 2.0}
     card = load_model(str(tmp_path / "run/best/bundle")).config.training
     assert (card["steps"], card["dialogues_held_out"]) == (4, 4)
-    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    held = [(line["step"], line["loss_holdout"]) for line in lines if "loss_holdout" in line]
-    assert held == [(2, 3.0), (4, 2.0), (6, 2.5)]
+    assert held_out_losses(tmp_path / "run") == [(2, 3.0), (4, 2.0), (6, 2.5)]
     assert same(weights(tmp_path / "run/bundle"), weights(tmp_path / "run/last/bundle"))
     assert not same(weights(tmp_path / "run/bundle"), weights(tmp_path / "run/best/bundle"))
+
+
+def test_a_run_that_was_stopped_when_a_loss_was_due_measures_it_first(
+    recipe, tmp_path, monkeypatch
+):
+    settings = ["train.steps=4", "train.holdout=0.2", "train.evaluate_every=2"]
+    train(recipe, output=tmp_path / "whole", overrides=settings)
+    with monkeypatch.context() as patch:
+        losses = TorchEngine.losses
+        calls = iter(range(1, 100))
+
+        def stopped(engine, batch):
+            if next(calls) == 4 * 2:  # two batches a step
+                signal.raise_signal(signal.SIGTERM)
+            return losses(engine, batch)
+
+        patch.setattr(TorchEngine, "losses", stopped)
+        assert train(recipe, output=tmp_path / "run", overrides=settings) == 143
+    assert held_out_losses(tmp_path / "run") == held_out_losses(tmp_path / "whole")[:1]
+    train(recipe, output=tmp_path / "run", overrides=settings, resume=True)
+    assert held_out_losses(tmp_path / "run") == held_out_losses(tmp_path / "whole")
+    scores = [(tmp_path / run / "best/score.json").read_text() for run in ("run", "whole")]
+    assert scores[0] == scores[1]
+
+
+def test_a_checkpoint_that_was_being_swapped_is_found(recipe, tmp_path):
+    """Where folders cannot be exchanged, a kill between two renames leaves it aside."""
+    settings = ["train.steps=2"]
+    train(recipe, output=tmp_path / "run", overrides=settings)
+    (tmp_path / "run/last").rename(tmp_path / "run/.last.previous")
+    assert train(recipe, output=tmp_path / "run", overrides=settings, resume=True) == 0
+    assert step_of(tmp_path / "run") == 2
 
 
 def test_measuring_the_holdout_loss_does_not_touch_the_training(recipe, tmp_path):

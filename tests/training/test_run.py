@@ -115,6 +115,20 @@ def test_an_output_folder_with_a_run_in_it_is_not_overwritten(recipe, tmp_path):
         train(recipe, output=tmp_path / "other", resume=True)
 
 
+def test_what_a_run_without_a_checkpoint_left_cannot_be_gone_on_with(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").touch()
+    with pytest.raises(OutputError, match="is not empty; remove it, or name another --output"):
+        train(recipe, output=tmp_path / "run")
+    with pytest.raises(ModelNotFoundError, match="start without --resume, in an empty folder"):
+        train(recipe, output=tmp_path / "run", resume=True)
+
+
+def test_a_seed_may_be_a_date(recipe, tmp_path):
+    settings = ["train.steps=1", f"train.seed={2**63 - 1}"]
+    assert train(recipe, output=tmp_path / "run", overrides=settings) == 0
+
+
 def test_a_dry_run_checks_and_writes_nothing(recipe, tmp_path, capsys):
     before = set(tmp_path.iterdir())
     assert train(recipe, output=tmp_path / "run", dry_run=True) == 0

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tiny_binding_model import build
 from tiny_language_models import save_base
+from tiny_photos import annotation, instances, rectangle, save_json
 from tiny_vision import light_sight, save_efficientnet
 from torch.nn import functional
 
@@ -355,6 +356,28 @@ def test_a_run_learns_masks_and_writes_a_bundle_that_segments(
     again = load_model(str(tmp_path / "run/bundle"), device="cpu", dtype="float32")
     for name, parameter in bundle.sight.heads().items():
         assert torch.equal(parameter, again.sight.heads()[name]), name
+
+
+def test_pictures_to_score_on_are_not_trained_on(tmp_path, network, monkeypatch):
+    monkeypatch.setenv("LLMBIND_CACHE", str(tmp_path / "weights"))
+    recipe = write_recipe(tmp_path, network)
+    annotations = [annotation(1, 9, 1, [rectangle(4, 4, 20, 20)])]
+    save_json(tmp_path / "coco.json", instances({9: "7.png"}, {1: "cat"}, annotations))
+    table = """
+[[evaluation]]
+name = "scored"
+kind = "coco"
+annotations = "coco.json"
+photos = "."
+"""
+    recipe.write_text(recipe.read_text().replace("[optim]", f"{table}[optim]"))
+    told = "coco/7.png of scored is pictures/7.png of pictures"
+    with pytest.raises(InputDataError, match=told):
+        train(recipe, device="cpu", offline=True)
+    with pytest.raises(InputDataError, match=told):  # what has another name cannot be dropped by it
+        train(recipe, overrides=["overlap=drop"], device="cpu", offline=True)
+    allowed = ["overlap=allow", "train.steps=1"]
+    assert train(recipe, overrides=allowed, device="cpu", offline=True) == 0
 
 
 def test_pictures_without_sight_are_refused(tmp_path, network, monkeypatch):

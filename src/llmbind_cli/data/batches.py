@@ -111,7 +111,7 @@ def epoch_order(
     into batches, and the batches shuffled. The order follows from ``seed`` and ``epoch`` alone,
     so a resumed run finds its place by counting.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
     samples = mixture.epoch(epoch)
     shuffled = [samples[i] for i in torch.randperm(len(samples), generator=generator).tolist()]
     batches = []

@@ -56,7 +56,7 @@ class Mixture:
 
     def _shuffled(self, source: int, turn: int) -> list[int]:
         generator = torch.Generator().manual_seed(
-            (self._seed * 1_000_003 + source) * 1_000_003 + turn
+            ((self._seed * 1_000_003 + source) * 1_000_003 + turn) % 2**64
         )
         order: list[int] = torch.randperm(self._sizes[source], generator=generator).tolist()
         return order

@@ -161,7 +161,7 @@ class TrainSection(Section):
     batch_size: int = Field(default=2, ge=1)
     accumulation: int = Field(default=10, ge=1)
     max_tokens: int = Field(default=1024, ge=2)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     decision_weight: float = Field(default=1.0, gt=0)
     talk_target: Literal["reply", "base"] = "reply"
     gradient_checkpointing: bool = False

@@ -147,7 +147,9 @@ def load_weights(
     last = directory / LAST
     path = last / PROGRESS_NAME
     if not path.is_file():
-        raise ModelNotFoundError(f"{directory}: nothing to resume here; start without --resume")
+        raise ModelNotFoundError(
+            f"{directory}: nothing to resume here; start without --resume, in an empty folder"
+        )
     progress = _read_progress(path)
     _refuse_changes(path, progress, recipe, data_sha256, processes)
     restore_weights(model, last / BUNDLE_NAME)

@@ -74,6 +74,8 @@ def train_loop(
     step, stopped_by = first_step, None
     with bar:
         bar.update(first_step)
+        if evaluate is not None and _was_left_out(log, first_step, total_steps, train, processes):
+            evaluate(first_step)
         while step < total_steps:
             total = 0.0
             for _ in range(train.accumulation):
@@ -120,3 +122,12 @@ def train_loop(
                 checkpoint(step)
     checkpoint(step)
     return step, stopped_by
+
+
+def _was_left_out(
+    log: RunLog, step: int, total_steps: int, train: TrainSection, processes: Processes
+) -> bool:
+    """Tell whether a run was stopped when the loss on the held-out dialogues was due."""
+    due = step > 0 and (step == total_steps or step % train.evaluate_every == 0)
+    missing = due and not log.holds("loss_holdout", step=step)
+    return processes.gather(missing)[0]

@@ -34,24 +34,23 @@ def claimed(directory: Path, processes: Processes, *, resume: bool) -> Iterator[
         OutputError: The folder cannot be written, or holds something and ``resume`` is false.
         LockHeldError: Another run writes into it.
     """
-    is_restart = False
+    is_restart = stands = False
     with ExitStack() as stack:
 
         def claim() -> None:
-            nonlocal is_restart
+            nonlocal is_restart, stands
             lock = directory / LOCK_NAME
             _make_writable(directory)
             stack.enter_context(exclusive_lock(lock))
             is_restart = processes.restarts > 0 and lock.read_text() == processes.launch
+            stands = has_checkpoint(directory)
             if not (resume or is_restart) and any(p.name != LOCK_NAME for p in directory.iterdir()):
-                raise OutputError(
-                    f"{directory} is not empty; go on with its run by --resume, "
-                    f"or name another --output"
-                )
+                way_out = "go on with its run by --resume" if stands else "remove it"
+                raise OutputError(f"{directory} is not empty; {way_out}, or name another --output")
             lock.write_text(processes.launch)
 
         processes.first(claim)
-        goes_on = resume or (is_restart and has_checkpoint(directory))
+        goes_on = resume or (is_restart and stands)
         yield processes.gather(goes_on)[0]
 
 

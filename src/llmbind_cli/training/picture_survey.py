@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from llmbind_cli.data.sample import Sample
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.recipes.dialogue_schema import BuiltDialogues
 from llmbind_cli.recipes.picture_schema import MaskedSource, SceneSource
 from llmbind_cli.recipes.schema import Recipe, Source
-from llmbind_cli.training.overlap import UsedPictures
+from llmbind_cli.training.overlap import UsedPictures, overlap_message, shared_pictures
+from llmbind_cli.training.samples import TrainingData
 from llmbind_cli.training.sources import read_source
 
 SHOWN = 3
@@ -117,18 +119,39 @@ def survey_evaluation(
     return found, used, problems
 
 
-def pictures_left_out(recipe: Recipe) -> frozenset[str]:
-    """Return the names of the pictures that a recipe wants training to go without.
+def pictures_to_score_on(recipe: Recipe) -> UsedPictures:
+    """Return the pictures that a recipe's result is scored on; none where it allows an overlap.
 
     Raises:
         InputDataError: A source to be scored on is missing or malformed.
     """
-    if recipe.overlap != "drop":
-        return frozenset()
+    if recipe.overlap == "allow":
+        return UsedPictures()
     _, used, problems = survey_evaluation(recipe.evaluation)
     if problems:
         raise InputDataError("; ".join(problems))
-    return frozenset(used.by_key)
+    return used
+
+
+def refuse_overlap(data: TrainingData, evaluated: UsedPictures) -> None:
+    """Make sure that training has no picture that its result is scored on.
+
+    Args:
+        data: All samples to train on.
+        evaluated: The pictures of :func:`pictures_to_score_on`.
+
+    Raises:
+        InputDataError: It has some, by name or by content.
+    """
+    if not evaluated.by_key:
+        return
+    trained, samples = UsedPictures(), iter(data.samples)
+    for source, size in zip(data.sources, data.sizes, strict=True):
+        for encoded in islice(samples, size):
+            if encoded.sample is not None:
+                trained.add(encoded.sample.pictures, source["name"])
+    if shared := shared_pictures(trained, evaluated):
+        raise InputDataError(overlap_message(shared))
 
 
 def beginning(source: Source, most: int) -> Source:

@@ -43,7 +43,7 @@ from llmbind_cli.training.objective import LanguageObjective
 from llmbind_cli.training.optim import Optimization, parameter_groups, total_steps
 from llmbind_cli.training.output_folder import claimed
 from llmbind_cli.training.parameters import count_model, router_names
-from llmbind_cli.training.picture_survey import pictures_left_out
+from llmbind_cli.training.picture_survey import pictures_to_score_on, refuse_overlap
 from llmbind_cli.training.plot import PLOT_NAME, plot_run
 from llmbind_cli.training.recipe_model import (
     adapter_config,
@@ -91,7 +91,7 @@ def train(
 
     Raises:
         ConfigurationError: The recipe is wrong, or was changed before resuming.
-        InputDataError: The data are malformed.
+        InputDataError: The data are malformed, or hold pictures that the result is scored on.
         OutputError: The output folder cannot be used.
         UnavailableError: The recipe needs DeepSpeed, and it is not installed.
     """
@@ -122,15 +122,17 @@ def train(
         start = take_start(recipe, model, offline=offline)
         # Each process drops other inputs; the weights were drawn alike.
         torch.manual_seed(recipe.train.seed + processes.rank)
+        evaluated = pictures_to_score_on(recipe)
         data = load_samples(
             recipe.data,
             model.tokenizer,
             model.token_table,
             recipe.train,
             weights=recipe.shares(),
-            left_out=pictures_left_out(recipe),
+            left_out=evaluated.by_key if recipe.overlap == "drop" else (),
             slot=model.image_slot,
         )
+        refuse_overlap(data, evaluated)
         run = (make_run or TrainingRun)(
             recipe,
             model=model,

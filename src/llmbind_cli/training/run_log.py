@@ -28,6 +28,13 @@ class RunLog:
             kept = _lines_up_to(path, step) if path.exists() else []
             write_atomically(path, lambda file: file.write("".join(kept).encode()))
 
+    def holds(self, key: str, *, step: int) -> bool:
+        """Tell whether a line of a step has a key."""
+        if self._path is None:
+            return False
+        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        return any(line["step"] == step and key in line for line in lines)
+
     def write(self, line: dict[str, Any]) -> None:
         """Add a line; it has a ``step``."""
         if self._path is not None:

@@ -297,6 +297,17 @@ def test_another_format_is_another_job(bundle, said, photo, tmp_path):
     assert run("--from", requests, "--model", bundle, "--out", out, "--format", "rle") == 78
 
 
+def test_another_forced_reply_is_another_request(bundle, photo, tmp_path, capsys):
+    """The reply that is forced makes the mask, so that an id cannot stand for two of them."""
+    line = {"id": "a", "prompt": "the cat", "image": str(photo), "reply": "The cat <seg>."}
+    asked = ("--teacher-forced", "--model", bundle, "--out", tmp_path / "out")
+    for _ in range(2):
+        assert run("--from", write_requests(tmp_path, line), *asked) == 0
+    other = write_requests(tmp_path, line | {"reply": "The dog <seg>."})
+    assert run("--from", other, *asked) == 65
+    assert "id 'a' stood for another request" in capsys.readouterr().err
+
+
 def test_an_instruction_is_put_as_the_bundle_learned_it(bundle, photo, tmp_path, monkeypatch):
     heard = []
 

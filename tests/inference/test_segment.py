@@ -150,6 +150,21 @@ def test_file_names_are_those_that_were_asked_for(bundle, said, photo, tmp_path,
         assert not np.array_equal(drawn[mask], original[mask])
 
 
+def test_a_picture_s_name_says_nothing_of_what_its_files_are(bundle, said, photo, tmp_path, capsys):
+    """Such a name is what an overlay of an earlier run has."""
+    said["both"] = "The apple <seg> and the cat <seg>."
+    drawn = photo.rename(tmp_path / "photo-segment-overlay-1.png")
+    for more, expected in (
+        ((), ["mask.png", "mask-2.png"]),
+        (("--overlay",), ["mask.png", "mask-overlay.png", "mask-2.png", "mask-2-overlay.png"]),
+    ):
+        folder = tmp_path / f"{len(more)}"
+        folder.mkdir()
+        assert run(drawn, "both", "--model", bundle, "--out", folder / "mask.png", *more) == 0
+        assert capsys.readouterr().out.split() == [str(folder / name) for name in expected]
+        assert opened(folder / "mask.png").mode == "L"
+
+
 def test_run_lengths_say_the_same_as_the_picture(bundle, said, photo, tmp_path, capsys):
     said["the cat"] = "The cat <seg>."
     for form, name in (("png", "mask.png"), ("rle", "mask.json")):

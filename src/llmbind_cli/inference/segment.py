@@ -176,9 +176,10 @@ def _move(lines: Sequence[ResultLine], out: Path) -> list[ResultLine]:
     moved, taken = [], 0
     for line in lines:
         files = []
-        for file in line.files:
+        # The first file is the mask or box; what comes with it is the overlay.
+        for place, file in enumerate(line.files):
             made = Path(file.path)
-            is_overlay = f"-{OVERLAY}-" in made.name
+            is_overlay = place > 0
             taken += not is_overlay
             number = "" if taken == 1 else f"-{taken}"
             label = f"-{OVERLAY}" if is_overlay else ""

@@ -165,6 +165,33 @@ def test_a_picture_s_name_says_nothing_of_what_its_files_are(bundle, said, photo
         assert opened(folder / "mask.png").mode == "L"
 
 
+@pytest.mark.parametrize(
+    ("out", "refused"),
+    [
+        ("photo.png", True),
+        ("./PHOTO/../photo.png", True),
+        ("link.png", True),
+        ("a.png", True),  # its overlay
+        ("b.png", True),  # its second mask
+        ("c.png", False),
+        ("b-2.jpg", True),
+        ("mask.JPEG", True),
+        ("mask.tif", True),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_first(bundle, said, photo, tmp_path, out, refused):
+    """A mask never takes the place of its picture, nor the suffix of what is not written."""
+    said["the cat"] = "<seg>"
+    (tmp_path / "PHOTO").mkdir()
+    content = photo.read_bytes()
+    for name in ("link.png", "a-overlay.png", "b-2.png", "c-1.png"):
+        (tmp_path / name).symlink_to(photo)
+    asked = (photo, "the cat", "--model", bundle, "--overlay", "--out", f"{tmp_path}/{out}")
+    assert run(*asked) == (2 if refused else 0)
+    assert photo.read_bytes() == content
+    assert not (tmp_path / out).is_dir()
+
+
 def test_run_lengths_say_the_same_as_the_picture(bundle, said, photo, tmp_path, capsys):
     said["the cat"] = "The cat <seg>."
     for form, name in (("png", "mask.png"), ("rle", "mask.json")):

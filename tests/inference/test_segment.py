@@ -302,6 +302,8 @@ def test_a_file_of_requests_gives_a_manifest_and_goes_on(bundle, said, photo, tm
         {"id": "c", "prompt": "talk", "image": str(photo)},
         {"id": "d", "prompt": "the cat", "image": str(tmp_path / "gone.png")},
         {"id": "e", "prompt": "the cat"},
+        {"id": "f", "prompt": "the cat", "image": "iVBORw0KGgo" * 40},
+        {"id": "g", "prompt": "the cat", "image": str(photo), "modality": "image"},
     )
     out = tmp_path / "out"
     asked = ("--from", requests, "--model", bundle, "--out", out, "--json")
@@ -314,11 +316,20 @@ def test_a_file_of_requests_gives_a_manifest_and_goes_on(bundle, said, photo, tm
         ("b", "another"): "ok",
         ("c", ""): "empty",
         ("d", ""): "failed",
-        ("e", "The cat"): "failed",
+        ("e", ""): "failed",
+        ("f", ""): "failed",
+        ("g", ""): "failed",
     }
     assert lines["a", "The cat"]["extra"] == {"note": 7}
-    assert lines["d", ""]["error"]["code"] == 65
-    assert "no picture to segment" in lines["e", "The cat"]["error"]["message"]
+    for name, message in {
+        "d": "no such file",
+        "e": "there is no picture to segment",
+        "f": "no such file",
+        "g": "\"modality\" is 'image'",
+    }.items():
+        error = lines[name, ""]["error"]
+        assert error["code"] == 65
+        assert message in error["message"]
     first = {path.name: path.read_bytes() for path in out.glob("*.png")}
     assert sorted(first) == ["a-segment-0.png", "b-segment-0.png", "b-segment-1.png"]
     # One file is lost: the second run makes it anew from the decision, without asking again.

@@ -175,10 +175,13 @@ class Planner:
         """Encode a conversation.
 
         Raises:
-            InputDataError: There is nothing to answer, or no room for the reply.
+            InputDataError: There is nothing to answer, nothing to cut out of, or no room for the
+                reply.
         """
         if not request.prompt.strip():
             raise InputDataError(f"{request.id}: the prompt is empty")
+        if request.modality == SEGMENT and not (request.images or request.earlier_images):
+            raise InputDataError(f"{request.id}: there is no picture to segment; name one")
         chat = encode_chat(
             self._model.tokenizer,
             self._turns(request),

@@ -53,6 +53,13 @@ def test_an_earlier_conversation_becomes_turns(read):
         ('{"prompt": "  "}', '"prompt" must be a text that is not empty'),
         ('{"prompt": "a\\u0000b"}', "NUL"),
         (b'{"prompt": "\xff"}', "utf-8"),
+        ('{"prompt": "the \\ud83d apple"}', "is half of a character"),
+        ('{"prompt": "a", "reply": "\\udcff"}', '"reply": '),
+        (
+            '{"prompt": "a", "history": [{"from": "human", "value": "\\ud800"}, '
+            '{"from": "gpt", "value": "x"}]}',
+            "is half of a character",
+        ),
         ('{"prompt": "a", "modality": "smell"}', '"modality" must be'),
         ('{"prompt": "a", "seed": -1}', '"seed" must be'),
         ('{"prompt": "a", "seed": true}', '"seed" must be'),
@@ -68,6 +75,12 @@ def test_a_bad_line_is_recorded_and_the_rest_goes_on(read, line, message):
     assert isinstance(last, Request)
     assert isinstance(bad, BadLine)
     assert message in str(bad.error)
+
+
+def test_a_picture_s_name_may_be_longer_than_names_are(read):
+    """A picture pasted in as text is a file that is not there, which its item tells later."""
+    (item,) = read(json.dumps({"prompt": "a", "image": "iVBORw0KGgo" * 40}))
+    assert isinstance(item, Request)
 
 
 def test_an_id_with_two_contents_stops_before_any_work(read):

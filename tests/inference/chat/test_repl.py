@@ -134,13 +134,15 @@ def test_the_commands_of_the_loop(repl, replies, type_in, capsys, tmp_path, pict
     saved = tmp_path / "talk.jsonl"
     type_in(
         "/help", f"/image {picture}", "hi", f"/save {saved}", "/reset",
-        f"/save {tmp_path}/empty.jsonl", "/image nowhere.png", "/dance", "/lsit", "/save",
+        f"/save {tmp_path}/empty.jsonl", "/image nowhere.png", f"/image {'a' * 300}",
+        "/dance", "/lsit", "/save",
         "/use x", "/session",
     )  # fmt: skip
     repl.run()
     errors = capsys.readouterr().err
     for expected in (
         "/reset          forget", "attached my photo.png as #1", "nowhere.png: no such file",
+        "aaa: no such file",
         "no command /dance; /help lists them", "no command /lsit; did you mean /list?",
         "/save needs a file name", "/use needs a number", "kept nowhere", "a new conversation",
     ):  # fmt: skip

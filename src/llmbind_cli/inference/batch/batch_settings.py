@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmbind_cli.errors import NothingToDo, UsageError
+from llmbind_cli.errors import InputDataError, NothingToDo, UsageError
 from llmbind_cli.generators.registry import MODALITIES
 from llmbind_cli.inference.decisions import Decision
 from llmbind_cli.inference.dispatch import Job, item_seed, jobs_of_reply
@@ -70,6 +70,8 @@ class BatchSettings:
     def read(self) -> list[Request | BadLine]:
         """Return all requests of the file, of every shard, each as its line has it.
 
+        A job of masks has no use for a line that fixes what is to be made.
+
         Raises:
             InputDataError: The file cannot be read, or an id stands for two requests.
             NothingToDo: There are none, and that is to be an error.
@@ -77,7 +79,15 @@ class BatchSettings:
         items = read_requests(self.requests)
         if not items and self.fail_if_empty:
             raise NothingToDo(f"{self.requests}: there are no requests")
-        return items
+        return items if self.masks is None else [self._for_masks(item) for item in items]
+
+    def _for_masks(self, item: Request | BadLine) -> Request | BadLine:
+        if isinstance(item, BadLine) or item.modality is None:
+            return item
+        error = InputDataError(
+            f'{item.id}: "modality" is {item.modality!r}, and segment makes masks; leave it out'
+        )
+        return BadLine(id=item.id, error=error)
 
     def modalities(self, requests: Iterable[Request]) -> set[str]:
         """Return what requests are for; empty where the model chooses for one of them."""

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from llmbind_cli.console import console
+from llmbind_cli.data.pictures import is_there
 from llmbind_cli.errors import InputDataError, LlmbindError, UsageError
 from llmbind_cli.inference.chat.history import HistoryEntry
 from llmbind_cli.inference.chat.journal import open_journal
@@ -99,7 +100,7 @@ class Repl:
 
     def _image(self, argument: str) -> None:
         path = _path(argument)
-        if not argument or not path.is_file():
+        if not argument or not is_there(path):
             raise InputDataError(f"/image {argument}: no such file")
         entry = self._session.attach(path)
         console.log(f"attached {path.name} as #{entry.number}")
@@ -171,7 +172,7 @@ def _path(argument: str) -> Path:
     if len(argument) > 1 and argument[0] == argument[-1] and argument[0] in "'\"":
         argument = argument[1:-1]
     path = Path(argument).expanduser()
-    if not path.exists() and "\\ " in argument:
+    if not is_there(path) and "\\ " in argument:
         path = Path(argument.replace("\\ ", " ")).expanduser()
     return path
 

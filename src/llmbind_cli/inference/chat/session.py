@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from llmbind_cli.data.pictures import read_picture
@@ -53,7 +53,7 @@ class Session:
         self._turns: list[ChatTurn] = []
         self._attached: list[HistoryEntry] = []
         # The pictures of the turns so far, in the order in which the model saw them.
-        self._seen: list[Path] = []
+        self._seen: list[HistoryEntry] = []
         self._events: list[Event] = []
         # Counts on over a reset, so that no two turns share a seed or a file name.
         self._turn = 0
@@ -94,19 +94,31 @@ class Session:
         self._forget()
         self._record(ResetEvent())
 
-    def ask(self, prompt: str, *, on_token: Callable[[int], None] | None = None) -> Plan:
+    def has_seen(self, entry: HistoryEntry) -> bool:
+        """Say whether a picture was attached or shown; the one to the next message counts too."""
+        return entry in self._seen or entry in self._attached
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        shown: Sequence[HistoryEntry] = (),
+        on_token: Callable[[int], None] | None = None,
+    ) -> Plan:
         """Answer a message; the exchange joins the conversation unless it failed.
 
         Args:
             prompt: The user's words.
+            shown: Pictures made here that the model is to see, beside those attached.
             on_token: Called with each id of the reply as it is emitted.
         """
+        pictures = [*self._attached, *shown]
         request = Request(
             id=f"turn-{self._turn + 1}",
             prompt=prompt,
             history=tuple(self._turns),
-            images=tuple(entry.path for entry in self._attached),
-            earlier_images=tuple(self._seen),
+            images=tuple(entry.path for entry in pictures),
+            earlier_images=tuple(entry.path for entry in self._seen),
         )
         planner = Planner(
             self.model,
@@ -118,9 +130,16 @@ class Session:
         (plan,) = planner.plan([request])
         if plan.error is None:
             self._turns += [request.turns()[-1], ChatTurn(role="assistant", content=plan.ids)]
-            self._seen += request.images
+            self._seen += pictures
+            self._attached = pictures
             self._turn += 1
         return plan
+
+    def take_back(self, plan: Plan) -> None:
+        """Leave out the exchange that :meth:`ask` gave, before any of its calls ran."""
+        del self._turns[-2:]
+        del self._seen[len(plan.request.earlier_images) :]
+        self._turn -= 1
 
     def add_made(
         self, file: ArtifactFile, *, task: str, prompt: str, seed: int | None, source: int | None
@@ -213,7 +232,7 @@ class Session:
                 ChatTurn(role="user", content=event.user, num_images=len(event.images)),
                 ChatTurn(role="assistant", content=event.reply),
             ]
-            self._seen += [self.history.find(number).path for number in event.images]
+            self._seen += [self.history.find(number) for number in event.images]
             for call in event.calls:
                 if call.file is not None:
                     self.history.add(_made(call, call.file, event.turn))

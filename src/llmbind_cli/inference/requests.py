@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -91,6 +92,7 @@ def read_requests(source: str) -> list[Request | BadLine]:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise InputDataError(f"{source}: cannot be read: {error.strerror}") from error
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     if source == "-":
         return _parse_lines(raw.split(b"\n"), "stdin")
     return _parse_lines(raw.split(b"\n"), source, beside=Path(source).parent)

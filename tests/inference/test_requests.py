@@ -56,7 +56,10 @@ def test_an_earlier_conversation_becomes_turns(read):
         ('{"prompt": "a", "modality": "smell"}', '"modality" must be'),
         ('{"prompt": "a", "seed": -1}', '"seed" must be'),
         ('{"prompt": "a", "seed": true}', '"seed" must be'),
-        ('{"prompt": "a", "seed": 36893488147419103232}', '"seed" must be a whole number below 2^63'),
+        (
+            '{"prompt": "a", "seed": 36893488147419103232}',
+            '"seed" must be a whole number below 2^63',
+        ),
         ('{"prompt": "a", "image": 7}', '"image" must be'),
         ('{"prompt": "a", "history": [{"from": "gpt", "value": "x"}]}', '"history" must be'),
         ('{"prompt": "a", "history": [{"from": "human", "value": "x"}]}', "end with a gpt turn"),

@@ -10,6 +10,7 @@ import typer
 
 EMBEDDED = "embedded"
 OUT = Path("llmbind-out")
+LARGEST_SEED = 2**63 - 1
 
 
 class Device(StrEnum):
@@ -43,7 +44,10 @@ class Modality(StrEnum):
 Model = Annotated[str, typer.Option("--model", metavar="BUNDLE", help="Bundle to answer with.")]
 DeviceFlag = Annotated[Device, typer.Option("--device", help="Where the model runs.")]
 DtypeFlag = Annotated[Dtype, typer.Option("--dtype", help="Number format of the frozen weights.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every random choice."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object a line to stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No logs and no progress bars on stderr.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing; use what is cached.")]

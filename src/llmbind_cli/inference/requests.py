@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbind_cli.errors import InputDataError, LlmbindError
+from llmbind_cli.generators.base import SEED_LIMIT
 from llmbind_cli.model.chat_format import ChatTurn
 
 _KNOWN = frozenset({"id", "prompt", "image", "modality", "seed", "history", "reply"})
@@ -144,6 +145,8 @@ def _request(item_id: str, fields: dict[str, Any], beside: Path | None) -> Reque
         raise ValueError(f'"modality" must be auto, image, video or audio, got {modality!r}')
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
         raise ValueError(f'"seed" must be a whole number ≥ 0, got {seed!r}')
+    if seed is not None and seed >= SEED_LIMIT:
+        raise ValueError(f'"seed" must be a whole number below 2^63, got {seed}')
     if image is not None and not isinstance(image, str):
         raise ValueError(f'"image" must be a path, got {image!r}')
     reply = fields.get("reply")

@@ -89,7 +89,7 @@ def generate(
     if given and requests is None:
         raise typer.BadParameter("needs --from", param_hint=given[0])
     if prompt is None and requests is None and not merge:
-        if sys.stdin is None or sys.stdin.isatty():
+        if sys.stdin.isatty():
             raise typer.BadParameter("give a PROMPT, '-' for stdin, or --from", param_hint="PROMPT")
         prompt = "-"
 

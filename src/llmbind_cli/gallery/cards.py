@@ -60,8 +60,8 @@ def read_cards(folder: Path) -> list[Card]:
     """Return the results of an output folder, in the order in which they were made.
 
     A line that cannot be read, such as the torn last one of a killed run, is left out. Of several
-    lines for one call, as a rerun writes them, the last one counts; but a result whose files another
-    one did not take over, as with other settings of a generator, stays beside it.
+    lines for one call, as a rerun writes them, the last one counts; but results with files of their
+    own, as other settings of a generator give, all stay.
 
     Raises:
         InputDataError: The folder has no manifest.

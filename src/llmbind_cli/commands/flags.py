@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,23 @@ class Modality(StrEnum):
     audio = "audio"
 
 
+def a_number(value: float) -> float:
+    """Refuse nan, which no range keeps out.
+
+    Raises:
+        typer.BadParameter: The value is nan.
+    """
+    if math.isnan(value):
+        raise typer.BadParameter(f"{value} is no number")
+    return value
+
+
+def _a_name(value: str | None) -> str | None:
+    if value == "":
+        raise typer.BadParameter("the name of the file is empty")
+    return value
+
+
 Model = Annotated[str, typer.Option("--model", metavar="BUNDLE", help="Bundle to answer with.")]
 DeviceFlag = Annotated[Device, typer.Option("--device", help="Where the model runs.")]
 DtypeFlag = Annotated[Dtype, typer.Option("--dtype", help="Number format of the frozen weights.")]
@@ -61,7 +79,11 @@ Plan = Annotated[bool, typer.Option("--plan", help="Decide which tasks to run, b
 From = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="FILE.jsonl|-", show_default=False, help="Read one request a line."
+        "--from",
+        metavar="FILE.jsonl|-",
+        callback=_a_name,
+        show_default=False,
+        help="Read one request a line.",
     ),
 ]
 Out = Annotated[

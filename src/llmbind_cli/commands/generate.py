@@ -56,7 +56,11 @@ def generate(
     wait: Annotated[
         float,
         typer.Option(
-            "--wait", metavar="S", min=0.0, help="Seconds to wait for another run in --out."
+            "--wait",
+            metavar="S",
+            min=0.0,
+            callback=flags.a_number,
+            help="Seconds to wait for another run in --out.",
         ),
     ] = 0.0,
     generators: flags.Generators = None,
@@ -79,6 +83,9 @@ def generate(
     """Make pictures, clips and sounds. The model picks which, and writes the prompt."""
     console.configure(quiet=quiet, json=json, debug=debug)
     _check_combination(prompt, requests, merge)
+    for name, is_given in {"--merge": bool(merge), "--dry-run": dry_run}.items():
+        if plan and is_given:
+            raise typer.BadParameter(f"makes nothing: no {name} beside it", param_hint="--plan")
     batch_flags = {
         "--no-resume": not resume,
         "--shard": shard != "1/1",

@@ -63,6 +63,10 @@ def test_an_earlier_conversation_becomes_turns(read):
         ('{"prompt": "a", "modality": "smell"}', '"modality" must be'),
         ('{"prompt": "a", "seed": -1}', '"seed" must be'),
         ('{"prompt": "a", "seed": true}', '"seed" must be'),
+        (
+            '{"prompt": "a", "seed": 36893488147419103232}',
+            '"seed" must be a whole number below 2^63',
+        ),
         ('{"prompt": "a", "image": 7}', '"image" must be'),
         ('{"prompt": "a", "history": [{"from": "gpt", "value": "x"}]}', '"history" must be'),
         ('{"prompt": "a", "history": [{"from": "human", "value": "x"}]}', "end with a gpt turn"),
@@ -94,6 +98,17 @@ def test_a_repeated_line_counts_once(read):
 
 def test_an_empty_file_has_no_requests(read):
     assert read("") == []
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_request(read, monkeypatch):
+    line = '\ufeff{"id": "a", "prompt": "hi"}'
+    monkeypatch.setattr("sys.stdin", Stdin(line.encode()))
+    assert [item.id for item in (*read(line), *read_requests("-"))] == ["a", "a"]
+
+
+def test_the_largest_seed_is_one_below_the_limit(read):
+    (item,) = read(f'{{"id": "a", "prompt": "hi", "seed": {2**63 - 1}}}')
+    assert item.seed == 2**63 - 1
 
 
 def test_a_missing_file_is_named(tmp_path):

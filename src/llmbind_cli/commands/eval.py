@@ -218,6 +218,7 @@ def eval(
         typer.Option(
             "--seed",
             min=0,
+            max=flags.LARGEST_SEED,
             show_default=False,
             help="Seed of intervals and subsets; that of the recipe, else 0.",
         ),

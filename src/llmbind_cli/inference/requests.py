@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from llmbind_cli.data.pictures import is_there
 from llmbind_cli.errors import InputDataError, LlmbindError
+from llmbind_cli.generators.base import SEED_LIMIT
 from llmbind_cli.model.chat_format import ChatTurn
 from llmbind_cli.tokens import require_whole_characters
 
@@ -93,6 +95,7 @@ def read_requests(source: str) -> list[Request | BadLine]:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise InputDataError(f"{source}: cannot be read: {error.strerror}") from error
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     if source == "-":
         return _parse_lines(raw.split(b"\n"), "stdin")
     return _parse_lines(raw.split(b"\n"), source, beside=Path(source).parent)
@@ -145,6 +148,8 @@ def _request(item_id: str, fields: dict[str, Any], beside: Path | None) -> Reque
         raise ValueError(f'"modality" must be auto, image, video or audio, got {modality!r}')
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
         raise ValueError(f'"seed" must be a whole number ≥ 0, got {seed!r}')
+    if seed is not None and seed >= SEED_LIMIT:
+        raise ValueError(f'"seed" must be a whole number below 2^63, got {seed}')
     if image is not None and not isinstance(image, str):
         raise ValueError(f'"image" must be a path, got {image!r}')
     reply = fields.get("reply")

@@ -151,6 +151,16 @@ def test_the_commands_of_the_loop(repl, replies, type_in, capsys, tmp_path, pict
     assert json.loads((tmp_path / "empty.jsonl").read_text())["conversations"] == []
 
 
+@pytest.mark.parametrize("name", ["~no-such-user/x.png", "x" * 300])
+def test_a_name_that_no_file_can_have_does_not_end_the_loop(repl, replies, type_in, capsys, name):
+    replies["rain"] = "Clouds cool."
+    type_in(f"/image {name}", f"/save {name}", f"/session {name}", "rain")
+    repl.run()
+    captured = capsys.readouterr()
+    assert captured.out == "Clouds cool.\n\n"
+    assert captured.err.count(f"{name}: cannot be used as a file name: ") == 3
+
+
 @pytest.mark.parametrize("spelling", ["'{}'", '"{}"', "{}"])
 def test_a_file_name_may_be_pasted_in_quotation_marks(repl, type_in, capsys, picture, spelling):
     type_in(f"/image {spelling.format(picture)}")

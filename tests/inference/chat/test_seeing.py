@@ -109,6 +109,42 @@ def test_a_kept_conversation_goes_on_with_its_pictures(model, heard, photos, tmp
     assert [len(seen) for seen in heard["images"]] == [1, 1]
 
 
+def test_a_kept_conversation_goes_on_without_a_picture_that_is_gone(
+    model, heard, photos, tmp_path, capsys
+):
+    from llmbind_cli.inference.chat.journal import open_journal
+
+    heard["replies"] += ["A cat.", "A dog.", "The dog.", "Red.", "Both."]
+    path = tmp_path / "talk.jsonl"
+
+    def ask(words, *attached):
+        with open_journal(path) as journal:
+            session = session_of(model)
+            session.keep(journal)
+            for photo in attached:
+                session.attach(photo)
+            session.conclude(session.ask(words), [])
+
+    ask("what is this?", photos[0])
+    ask("and this?", photos[1])
+    photos[0].rename(tmp_path / "elsewhere.png")
+    assert capsys.readouterr().err == ""
+    ask("which barks?")
+    told = f"{photos[0]}: is gone; the conversation goes on without this picture"
+    assert capsys.readouterr().err.count(told) == 1
+    with open_journal(path) as journal:
+        session = session_of(model)
+        session.keep(journal)
+        session.attach(photos[1])
+        photos[1].rename(tmp_path / "nowhere.png")
+        session.conclude(session.ask("which colour?"), [])
+    assert capsys.readouterr().err.count("is gone") == 3
+    (tmp_path / "elsewhere.png").rename(photos[0])
+    (tmp_path / "nowhere.png").rename(photos[1])
+    ask("which are there?")
+    assert [len(seen) for seen in heard["images"]] == [1, 2, 1, 0, 2]
+
+
 @pytest.fixture
 def bundle(model, tmp_path):
     save_bundle(model, tmp_path / "bundle", card="# Tiny\n")

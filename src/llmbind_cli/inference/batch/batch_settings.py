@@ -16,6 +16,9 @@ from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.requests import BadLine, Request, read_requests
 from llmbind_cli.inference.shards import Shard
 
+_ONE_TASK = ("edit", "segment")
+"""Tasks of commands that do nothing else."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSettings:
@@ -70,7 +73,7 @@ class BatchSettings:
     def read(self) -> list[Request | BadLine]:
         """Return all requests of the file, of every shard, each as its line has it.
 
-        A job of masks has no use for a line that fixes what is to be made.
+        A line that asks for another task than the command's only one is a bad one.
 
         Raises:
             InputDataError: The file cannot be read, or an id stands for two requests.
@@ -79,13 +82,15 @@ class BatchSettings:
         items = read_requests(self.requests)
         if not items and self.fail_if_empty:
             raise NothingToDo(f"{self.requests}: there are no requests")
-        return items if self.masks is None else [self._for_masks(item) for item in items]
+        return [self._refuse_other_modality(item) for item in items]
 
-    def _for_masks(self, item: Request | BadLine) -> Request | BadLine:
-        if isinstance(item, BadLine) or item.modality is None:
+    def _refuse_other_modality(self, item: Request | BadLine) -> Request | BadLine:
+        """Turn a line that asks ``edit`` or ``segment`` for something else into a bad one."""
+        if isinstance(item, BadLine) or item.modality is None or self.modality not in _ONE_TASK:
             return item
         error = InputDataError(
-            f'{item.id}: "modality" is {item.modality!r}, and segment makes masks; leave it out'
+            f'{item.id}: "modality" is {item.modality!r}, and this command makes {self.modality}; '
+            f"leave it out"
         )
         return BadLine(id=item.id, error=error)
 

@@ -168,12 +168,21 @@ def show_numbered(entry: HistoryEntry) -> None:
 
 
 def _path(argument: str) -> Path:
-    """Read a file name as people paste it: with a tilde, quotation marks or escaped spaces."""
+    """Read a file name as people paste it: with a tilde, quotation marks or escaped spaces.
+
+    Raises:
+        InputDataError: No file can have this name.
+    """
     if len(argument) > 1 and argument[0] == argument[-1] and argument[0] in "'\"":
         argument = argument[1:-1]
-    path = Path(argument).expanduser()
-    if not is_there(path) and "\\ " in argument:
-        path = Path(argument.replace("\\ ", " ")).expanduser()
+    try:
+        path = Path(argument).expanduser()
+        if not path.exists() and "\\ " in argument:
+            path = Path(argument.replace("\\ ", " ")).expanduser()
+    except (OSError, RuntimeError) as error:
+        # Too long, or the home of somebody who is not there.
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputDataError(f"{argument}: cannot be used as a file name: {why}") from error
     return path
 
 

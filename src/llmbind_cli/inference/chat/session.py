@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+from llmbind_cli.console import console
 from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError, UsageError
 from llmbind_cli.inference.artifacts import ArtifactFile
@@ -66,14 +69,20 @@ class Session:
     def attach(self, image: Path) -> HistoryEntry:
         """Attach a picture to the next message; it is the picture in hand from now on.
 
+        One that waits for that message already, as after a turn that failed, is not taken twice.
+
         Raises:
             InputDataError: It is no picture that can be read.
         """
         read_picture(image)
+        sha256 = sha256_file(image)
+        for entry in self._attached:
+            if entry.sha256 == sha256 and entry.path.is_file():
+                return entry if entry == self.history.in_hand else self.use(entry.number)
         file = FileRecord(
             number=self.history.next_number,
             path=image,
-            sha256=sha256_file(image),
+            sha256=sha256,
             media_type=_media_type(image),
         )
         self._record(AttachEvent(file=file))
@@ -112,6 +121,7 @@ class Session:
             shown: Pictures made here that the model is to see, beside those attached.
             on_token: Called with each id of the reply as it is emitted.
         """
+        self._leave_out_gone_pictures()
         pictures = [*self._attached, *shown]
         request = Request(
             id=f"turn-{self._turn + 1}",
@@ -237,6 +247,22 @@ class Session:
                 if call.file is not None:
                     self.history.add(_made(call, call.file, event.turn))
 
+    def _leave_out_gone_pictures(self) -> None:
+        """Forget that pictures were attached whose files are gone, and say so.
+
+        A model that does not see is only told of pictures, so it needs no files.
+        """
+        if self.model.sight is None:
+            return
+        seen = iter(self._seen)
+        self._seen, turns = [], []
+        for turn in self._turns:
+            there = [path for path in islice(seen, turn.num_images) if _is_there(path)]
+            self._seen += there
+            turns.append(replace(turn, num_images=len(there)))
+        self._turns = turns
+        self._attached = [entry for entry in self._attached if _is_there(entry.path)]
+
     def _attach(self, file: FileRecord) -> HistoryEntry:
         entry = HistoryEntry(
             number=file.number,
@@ -276,6 +302,13 @@ def _made(call: CallRecord, file: FileRecord, turn: int) -> HistoryEntry:
         seed=call.seed,
         source=call.source,
     )
+
+
+def _is_there(picture: Path) -> bool:
+    if picture.is_file():
+        return True
+    console.warn(f"{picture}: is gone; the conversation goes on without this picture")
+    return False
 
 
 def _media_type(image: Path) -> str:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _prepare_streams()
     try:
         with _sigterm_ends_the_run():
             try:
@@ -89,6 +91,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         code = _report_bug(error)
     return _flush_stdout(code)
+
+
+def _prepare_streams() -> None:
+    """Lets whoever started the process close its streams, or have them in any encoding.
+
+    A closed one becomes an empty one. The lowest free descriptor is then that of the stream, so no
+    file that is opened later takes its place, and child processes get it too.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, descriptor <= 2)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _code_of(end: SystemExit) -> int:

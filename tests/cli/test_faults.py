@@ -157,6 +157,68 @@ def run_on_a_closed_pipe(environment: dict[str, str], command: str) -> tuple[int
     return process.returncode, error
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_empty_ones(environment, tmp_path, closed):
+    """Some schedulers start a job without them; no file of the run may take their place."""
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from llmbind_cli import app\n"
+        "from llmbind_cli.console import console\n"
+        "@app.app.command()\n"
+        "def work():\n"
+        "    with Path('made').open('w') as made:\n"
+        "        assert made.fileno() > 2\n"
+        "        console.log('a log'); console.result('a result')\n"
+        "        made.write(f'{sys.stdin.buffer.read()} {console.shows_bars}')\n"
+        "sys.exit(app.main(['work']))\n"
+    )
+    run = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program],
+        env=environment(),
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ("" if " >&-" in f" {closed}" else "a result\n")
+    assert run.stderr == ("" if "2>&-" in closed else "a log\n")
+    assert (tmp_path / "made").read_text() == "b'' False"
+
+
+def test_a_prompt_on_a_closed_stdin_is_bad_input(environment):
+    run = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -m llmbind_cli generate - <&-', sys.executable],
+        env=environment(),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, "the prompt on stdin is empty" in run.stderr) == (65, True)
+
+
+def test_what_the_encoding_of_stdout_lacks_is_escaped(environment):
+    program = (
+        "import sys\n"
+        "from llmbind_cli import app\n"
+        "from llmbind_cli.console import console\n"
+        "@app.app.command()\n"
+        "def work():\n"
+        "    console.result('a \u72d0')\n"
+        "sys.exit(app.main(['work']))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(PYTHONIOENCODING="latin-1"),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "a \\u72d0\n", "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_results_that_find_no_room_are_74(llmbind):
     with Path("/dev/full").open("w") as full:

@@ -66,6 +66,30 @@ def test_ade20k_numbers_from_1_and_leaves_0_out(ade):
     assert answers == {"wall": "yes", "building": "yes"}
 
 
+def test_a_word_that_two_classes_have_means_neither(ade):
+    """A first name stays with its class; no class is absent under another name of what is there."""
+    (ade / "ade20k/objectInfo150.txt").write_text(
+        "Idx\tName\n1\tearth, ground\n2\tland, Ground, soil\n3\ttoilet, can, stool\n4\tstool\n"
+    )
+    folder = ade / "ade20k/annotations/training"
+    labels = np.zeros((HEIGHT, WIDTH))
+    for number in range(1, 5):
+        labels[number] = number
+    save_labels(folder / "ADE_train_00000001.png", labels)
+    names = ("ADE_train_00000002", "ADE_train_00000003", "ADE_train_00000004")
+    for name in names:
+        save_labels(folder / f"{name}.png", np.full((HEIGHT, WIDTH), 3))
+        save_photo(ade / f"ade20k/images/training/{name}.jpg")
+    whole, *toilets = read_label_maps("ade", root=ade, dataset="ade20k", split="training").pictures
+    assert [region.names for region in whole.regions] == [
+        ("earth",), ("land", "soil"), ("toilet", "can"), ("stool",),
+    ]  # fmt: skip
+    denied = {
+        fact.words["x"] for picture in toilets for fact in picture.facts if fact.answer == "no"
+    }
+    assert denied == {"earth", "land"}
+
+
 def test_coco_stuff_numbers_from_0_and_leaves_hyphens_out(stuff):
     (picture,) = read_label_maps("s", root=stuff, dataset="cocostuff", split="train2017").pictures
     assert picture.picture.key == "coco/9"

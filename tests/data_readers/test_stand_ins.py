@@ -7,7 +7,8 @@ import json
 import pytest
 from PIL import Image
 
-from llmbind_cli.data.pictured import StandIns
+from llmbind_cli.data.pictured import PicturedDialogues, StandIns
+from llmbind_cli.data.pictures import PictureFile, missing_pictures
 from llmbind_cli.data.sample import Dialogue, Sample, Turn
 from llmbind_cli.errors import InputDataError
 from llmbind_cli.recipes.dialogue_schema import ConversationFiles
@@ -45,6 +46,13 @@ def test_a_quarter_of_the_dialogues_that_speak_of_no_picture_see_one_too(photos)
     assert len({one.pictures[0].key for one in seeing}) > 4
     assert all(one is talk for one, talk in zip(shown, talks, strict=True) if one not in seeing)
     assert [stand_ins(talk) for talk in talks] == shown
+
+
+def test_a_picture_whose_name_is_too_long_for_a_file_is_missing(tmp_path):
+    dialogue = Dialogue(id="a", turns=TURNS, image="iVBORw0KGgo" * 40)
+    with pytest.raises(InputDataError, match="1 of 1 pictures are missing"):
+        next(PicturedDialogues("d", iter([dialogue]), [tmp_path]))
+    assert missing_pictures([PictureFile(tmp_path / ("a" * 300), "d/a")])
 
 
 def test_a_source_shows_them(photos, tmp_path):

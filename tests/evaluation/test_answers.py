@@ -20,6 +20,9 @@ def said(item: str, reply: str | None, status: str = "empty") -> dict:
         ("The teddy-bear!", ("teddy-bear",)),
         ("An ox's horn, a drum.", ("ox's", "horn", "drum")),
         ("...", ()),
+        ("'Cat'.", ("cat",)),
+        ("cat -", ("cat",)),
+        ("'The' dogs' t-shirt, it's -- it", ("dogs", "t-shirt", "it's", "it")),
     ],
 )
 def test_what_is_compared(reply, words):
@@ -72,3 +75,11 @@ def test_broken_lines_are_told(answer, reply, told, write_lines, run):
     code, _, error = run("--metric", "exact_match", "--pred", plan, "--ref", asked)
     assert code == 65
     assert told in error
+
+
+def test_answers_that_share_an_id_are_refused(write_lines, run):
+    asked = write_lines("asked.jsonl", *({"id": "1", "answer": word} for word in ("dog", "cat")))
+    plan = write_lines("plan.jsonl", said("1", "Cat."))
+    code, out, error = run("--metric", "exact_match", "--pred", plan, "--ref", asked)
+    assert (code, out) == (65, "")
+    assert "asked.jsonl: several lines share an id: 1" in error

@@ -166,6 +166,10 @@ def test_what_is_no_report(reports, run, tmp_path):
     code, _, error = run("--compare", *reports, "--metric", "cIoU")
     assert code == 2
     assert "--compare does not" in error
+    code, out, error = run("--compare", *reports, "--dry-run", "--report", tmp_path / "c")
+    assert (code, out) == (2, "")
+    assert "--dry-run" in error
+    assert not (tmp_path / "c").exists()
 
 
 def test_figures_without_a_value_have_no_difference(pictures, run, tmp_path):

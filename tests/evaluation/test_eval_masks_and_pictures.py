@@ -101,6 +101,11 @@ def test_foreground_that_is_1_here_and_255_there_is_refused(folder, run):
     code, _, error = run(*IOU, "--pred", made, "--ref", true)
     assert code == 65
     assert "foreground is 1 in a.png, 255 in b.png" in error
+    code, _, error = run(*IOU, "--pred", made, "--ref", true, "--ignore-label", 7)
+    assert code == 65
+    assert "foreground is 1 in a.png, 255 in b.png" in error
+    classes = folder("classes", {"a": [[1, 255]], "b": [[2, 0]]})  # 255 is named: any other counts
+    assert run(*IOU, "--pred", made, "--ref", classes, "--ignore-label", 255)[0] == 0
 
 
 def test_references_without_foreground_are_pointed_out(folder, run):
@@ -155,6 +160,7 @@ def test_equal_pictures_have_no_finite_psnr_and_valid_json(pictures, run, tmp_pa
     code, out, _ = run(*both, *gates)
     assert code == 0
     assert "∞" in out
+    assert "passed: PSNR is infinite, must be at least" in out
     report = json.loads((tmp_path / "r" / "report.json").read_text(), parse_constant=pytest.fail)
     entry = report["metrics"]["PSNR"]
     assert entry["value"] is None
@@ -170,7 +176,8 @@ def test_one_equal_pair_gives_no_mean_and_passes_no_gate(pictures, run):
     sides = ("--metric", "PSNR", "--pred", made, "--ref", true)
     code, out, error = run(*sides, "--fail-under", "PSNR=1")
     assert code == 4
-    assert "FAILED: PSNR is none, must be at least 1" in out
+    assert "FAILED: PSNR is not a number, must be at least 1" in out
+    assert "error: PSNR is not a number, must be at least 1" in error
     assert "no mean: 1 of 5 pairs are equal" in error
 
 
@@ -222,6 +229,8 @@ def test_the_first_of_several_pictures_of_a_request_is_scored(folder, write_line
         (["--metric", "cIoU", "--fail-under", "SSIM=1"], "this run gives cIoU only"),
         (["--metric", "PSNR", "--ignore-label", "255"], "is for masks"),
         (["--metric", "cIoU", "--first-of-each"], "is for media"),
+        (["--metric", "PSNR", "--cache-size", "nan"], "--cache-size: must be finite, got nan"),
+        (["--metric", "PSNR", "--cache-size", "inf"], "--cache-size: must be finite, got inf"),
         (["--metric", "PSNR", "--model", "other"], "no bundle is loaded"),
         (["recipe.toml", "--metric", "PSNR"], "the recipe says this"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -163,8 +164,6 @@ def test_a_pickled_file_is_taken_with_its_own_hash(pictures, run, tmp_path):
     made, true = pictures("made", seed=1), pictures("true", seed=2)
     state = tiny.inception_state() | {"Conv2d_1a_3x3.bn.num_batches_tracked": torch.tensor(0)}
     torch.save(state, tmp_path / "w.pth")
-    import hashlib
-
     digest = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
     chosen = ("--weights", f"inception-v3={tmp_path / 'w.pth'},sha256={digest}")
     code, out, error = run("--metric", "FID", "--pred", made, "--ref", true, *chosen, "--json")
@@ -249,8 +248,6 @@ def test_fd_dinov2_and_fd_clip_equal_the_functions(pictures, run, clip_folder, l
 
 
 def test_lpips_scores_pairs_of_one_size(pictures, run, tmp_path, monkeypatch):
-    import hashlib
-
     from llmbind_cli.metrics.extractors import lpips
 
     convolutions, heads = tiny.lpips_states("alexnet")
@@ -264,6 +261,7 @@ def test_lpips_scores_pairs_of_one_size(pictures, run, tmp_path, monkeypatch):
     assert code == 0, error
     report = json.loads(out)
     assert report["metrics"]["LPIPS-alex"]["n"] == 5
+    assert len(report["metrics"]["LPIPS-alex"]["notes"]) == 1  # by which weights
     assert report["metrics"]["LPIPS-alex"]["value"] > 0
     assert report["protocol"]["scorings"][0]["backbone"]["name"] == "lpips-alexnet"
     assert (
@@ -298,6 +296,7 @@ def test_clip_score_is_the_mean_cosine_of_picture_and_prompt(
     seen = clip.embed_pictures([clip.prepare(read_picture(p)) for p in sorted(made.glob("*.png"))])
     expected = (seen * clip.embed_texts(texts)).sum(axis=1)
     entry = report["metrics"]["CLIP-score"]
+    assert len(entry["notes"]) == 1  # by which weights
     assert entry["value"] == pytest.approx(expected.mean(), abs=1e-6)
     assert -1 <= entry["interval"][0] <= entry["value"] <= entry["interval"][1] <= 1
     (card,) = report["protocol"]["scorings"]
@@ -324,6 +323,34 @@ def test_prompts_of_a_manifest_are_used_where_no_file_is_given(
     code, out, error = run("--metric", "CLIP-score", "--pred", made, *chosen, "--json")
     assert code == 0, error
     assert json.loads(out)["protocol"]["scorings"][0]["prompts"]["count"] == 2
+
+
+def test_reports_compare_whatever_the_pictures_and_the_path_of_the_weights(
+    pictures, run, write_lines, clip_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(clip_folder.parent)
+    for number, source in enumerate((clip_folder, clip_folder.name)):
+        made = pictures(f"c{number}", n=2, seed=number)
+        files = sorted(made.glob("*.png"))
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        line = {"status": "ok", "task": "image", "prompt": "cat"}
+        rows = [
+            line | {"id": file.stem, "files": [{"path": file.name, "sha256": digest}]}
+            for file, digest in zip(files, digests, strict=True)
+        ]
+        write_lines(f"c{number}/manifest.jsonl", *rows)
+        words = ("--metric", "CLIP-score", "--weights", f"clip-vit-b32={source}")
+        code, _, error = run(*words, "--pred", made, "--report", tmp_path / f"r{number}")
+        assert code == 0, error
+    paths = [tmp_path / f"r{number}" / "report.json" for number in range(2)]
+    code, out, error = run("--compare", *paths, "--json")
+    assert code == 0, error
+    assert json.loads(out)["protocol_differences"] == []
+    rows[0]["prompt"] = "dog"
+    write_lines("c1/manifest.jsonl", *rows)
+    run(*words, "--pred", made, "--report", tmp_path / "r1")
+    code, _, error = run("--compare", *paths)
+    assert (code, "prompts.sha256" in error) == (77, True)
 
 
 def test_faults_of_words_are_listed(pictures, run, write_lines, clip_folder):

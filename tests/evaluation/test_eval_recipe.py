@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny_extractors as tiny
 
+from llmbind_cli.evaluation import recipe_run
 from llmbind_cli.evaluation.gate import make_gate
 from llmbind_cli.evaluation.metric_table import find_metrics
 from llmbind_cli.recipes.eval_schema import load_eval_recipe
@@ -74,6 +75,9 @@ def test_wrong_recipes_are_78_and_tell_all_errors(run, tmp_path):
         (RECIPE.replace("fail_under = { cIoU", "fail_over = { cIoU"), [
             "fail_over masks/cIoU: cIoU is better when higher; use fail_under",
         ]),
+        (MADE_FIRST.replace('"plan"\nreq', '"edit"\nbatch_size = 4\nreq'), [
+            "make.0: batch_size is not for kind = 'edit'",
+        ]),
         (RECIPE.replace("{ cIoU", "{ SSIM"), ["a gate on masks/SSIM, but this run gives"]),
     ):  # fmt: skip
         recipe.write_text(text)
@@ -81,6 +85,75 @@ def test_wrong_recipes_are_78_and_tell_all_errors(run, tmp_path):
         assert (code, out) == (78, ""), error
         for problem in problems:
             assert problem in error
+
+
+MADE_FIRST = """
+[[make]]
+name = "plan"
+kind = "plan"
+requests = "asked.jsonl"
+
+[[score]]
+name = "copies"
+metrics = ["PSNR"]
+predictions = "true"
+references = "true"
+"""
+
+
+@pytest.fixture
+def made_first(folder, write_lines, tmp_path, monkeypatch):
+    """A recipe with a step that must not run, as a function of its text."""
+
+    def steps(*_, **__):
+        raise AssertionError("a step ran")
+
+    monkeypatch.setattr(recipe_run, "run_step", steps)
+    folder("true", TRUE)
+    write_lines("asked.jsonl", {"id": "1", "prompt": "Draw a fox."})
+
+    def write(text):
+        (tmp_path / "scores.toml").write_text(text)
+        return tmp_path / "scores.toml"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('references = "true"', "", "copies: --ref: is missing; PSNR compares with references"),
+        ('["PSNR"]', '["PSNR"]\ncompat = "lisa"', "copies: --compat is for masks"),
+        ('["PSNR"]', '["PSNR"]\nignore_label = 3', "copies: --ignore-label is for masks"),
+        ('["PSNR"]', '["cIoU"]\nfirst_of_each = true', "copies: --first-of-each is for media"),
+        ('["PSNR"]', '["PSNR"]\nprompts = "asked.jsonl"', "copies: --prompts: PSNR takes no"),
+    ],
+)
+def test_what_does_not_fit_is_78_before_a_step_runs(made_first, run, old, new, problem):
+    recipe = made_first(MADE_FIRST.replace(old, new))
+    for flags in (("--dry-run",), ()):
+        code, out, error = run(recipe, *flags)
+        assert (code, out) == (78, "")
+        assert f"{recipe}: {problem}" in error
+
+
+def test_a_gate_of_the_command_is_checked_before_a_step_runs(made_first, run):
+    recipe = made_first(MADE_FIRST)
+    for flags in (("--dry-run",), ()):
+        code, out, error = run(recipe, *flags, "--fail-under", "other/PSNR=3")
+        assert (code, out) == (2, "")
+        assert "a gate on other/PSNR, but this run gives copies/PSNR only" in error
+    assert run(recipe, "--dry-run", "--fail-under", "copies/PSNR=3")[0] == 0
+
+
+def test_the_report_s_folder_is_tried_before_a_step_runs(made_first, run, tmp_path):
+    recipe = made_first(MADE_FIRST)
+    (tmp_path / "afile").write_text("")
+    code, _, error = run(recipe, "--report", tmp_path / "afile")
+    assert code == 73
+    assert "is a file; --report needs a folder" in error
+    assert run(recipe, "--dry-run", "--report", tmp_path / "r")[0] == 0
+    assert not (tmp_path / "r").exists()
 
 
 DISTANCE = """

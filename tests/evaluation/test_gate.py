@@ -66,6 +66,8 @@ def test_all_failures_are_told():
         "  SSIM is 0.5, must be at least 0.8",
     ]
     raise_if_failed(results[1:2])
+    with pytest.raises(GateFailed, match=r"cIoU is not a number, must be at least 0\.9"):
+        raise_if_failed(check_gates(gates[:1], {}))
 
 
 def test_a_gate_needs_its_figure():

@@ -157,6 +157,18 @@ def test_lisa_s_digits(folder, run):
     assert run("--metric", "PSNR", *sides, "--compat", "lisa")[0] == 2
 
 
+def test_lisa_s_digits_of_empty_masks_alone(folder, run, tmp_path):
+    empty = {item: [[0, 0]] for item in "abc"}
+    sides = ("--pred", folder("made", empty), "--ref", folder("true", empty))
+    code, out, error = run(*IOU, *sides, "--compat", "lisa", "--json", "--report", tmp_path / "r")
+    assert code == 0, error
+    entry = json.loads(out)["metrics"]["cIoU"]
+    assert (entry["value"], entry["interval"]) == (0, [0, 0])
+    code, out, error = run("--compare", *[tmp_path / "r" / "report.json"] * 2)
+    assert code == 0, error
+    assert out.count("same") == 2
+
+
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
@@ -166,6 +178,11 @@ def test_lisa_s_digits(folder, run):
         ({"id": "a", "segmentation": {"size": [10**5, 10**5], "counts": [10**10]}}, "nothing that"),
         ({"id": "a", "segmentation": {"size": [2, 2]}}, "counts must be"),
         ({"id": "a", "segmentation": [[0, 0, 1, 0, 1, 1]]}, "need the size of their image"),
+        ({"id": "a", "segmentation": {"size": [2, 2], "counts": [10**20]}}, "add up to 2 × 2"),
+        ({"id": "a", "segmentation": {"size": [2, 2], "counts": [4, 10**20, -(10**20)]}},
+         "add up to 2 × 2"),
+        ({"id": "a", "category_id": [1], "segmentation": {"size": [2, 2], "counts": [4]}},
+         "category_id must be a number or a text"),
         ({"segmentation": {"size": [1, 1], "counts": [1]}}, "neither id nor image_id"),
         ({"id": "b"}, "b has no segmentation"),
     ],
@@ -188,6 +205,76 @@ def test_ids_of_run_lengths_are_unique(write_lines):
 
 def manifest_line(item, status="ok", task="segment", **more):
     return {"id": item, "status": status, "task": task, "prompt": "", "files": [], **more}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"images": [1]}, "images must be a list of objects"),
+        ({"images": 7}, "images must be a list of objects"),
+        ({"categories": ["cat"]}, "categories must be a list of objects"),
+        ({"images": [{"id": [7], "height": 4, "width": 4}]}, "id must be a number or a text"),
+        ({"segmentation": [{"a": 1}]}, "a polygon is a list of numbers"),
+        ({"segmentation": [[0, 0, 4, 0, 4]]}, "a polygon is a list of numbers"),
+        ({"segmentation": [[0, 0, 4, 0, 4, float("nan")]]}, "corners must be within"),
+        ({"segmentation": [[0, 0, 4, 0, 4, 1e300]]}, "corners must be within"),
+        ({"image_id": [7]}, "image_id must be a number or a text"),
+    ],
+)
+def test_broken_coco_files_are_named(tmp_path, run, change, problem):
+    mask = {"id": 1, "image_id": 7, "segmentation": [[0, 0, 4, 0, 4, 4]]}
+    coco = {"images": [{"id": 7, "height": 4, "width": 4}], "annotations": [mask]}
+    (mask if change.keys() <= mask.keys() else coco).update(change)
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    sides = ("--pred", tmp_path / "coco.json", "--ref", tmp_path / "coco.json")
+    code, out, error = run(*IOU, *sides)
+    assert (code, out) == (65, "")
+    assert problem in error
+    assert "coco.json" in error
+
+
+def test_a_manifest_s_extra_is_an_object(folder, write_lines, run):
+    true = folder("true", {"a": [[255, 0]]})
+    made = write_lines("true/m.jsonl", manifest_line("a", files=[{"path": "a.png"}], extra="note"))
+    code, out, error = run(*IOU, "--pred", made, "--ref", true)
+    assert (code, out) == (65, "")
+    assert "m.jsonl:1: a: extra must be an object" in error
+
+
+def numbered(n: int):
+    """Masks whose ids are numbers."""
+    rle = {"size": [2, 2], "counts": [1, 3]}
+    return [{"image_id": number, "segmentation": rle} for number in range(n)]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_samples_count_masks_of_any_file(tmp_path, write_lines, run, suffix):
+    true = write_lines("true.jsonl", *numbered(2))
+    made = tmp_path / f"made.{suffix}"
+    made.write_text(json.dumps(numbered(2)) if suffix == "json" else true.read_text())
+    recipe = tmp_path / "scores.toml"
+    text = (
+        f'[[score]]\nname = "m"\nmetrics = ["cIoU"]\npredictions = "{made.name}"\n'
+        'references = "true.jsonl"\nsamples = '
+    )
+    recipe.write_text(f"{text}2\n")
+    code, _, error = run(recipe)
+    assert code == 0, error
+    recipe.write_text(f"{text}3\n")
+    code, out, error = run(recipe)
+    assert (code, out) == (65, "")
+    assert "holds 2 predictions, and the protocol of m has 3" in error
+
+
+def test_emission_beside_masks_whose_ids_are_numbers(write_lines, run):
+    plan = write_lines("plan.jsonl", manifest_line("0"), manifest_line("1", "empty"))
+    sides = ("--pred", plan, "--ref", write_lines("true.jsonl", *numbered(2)))
+    code, out, error = run("--metric", "emission_rate", *sides, "--json")
+    assert code == 0, error
+    report = json.loads(out)
+    assert report["metrics"]["emission_rate"]["value"] == 0.5
+    card = report["protocol"]["scorings"][0]["references"]
+    assert (card["kind"], card["count"]) == ("rle", 2)
 
 
 def test_a_prediction_without_a_mask_counts_as_an_empty_one(folder, write_lines, run):
@@ -242,6 +329,10 @@ def test_emission_rates_by_hand(write_lines, run):
     figures = {k: (v["value"], v["n"]) for k, v in json.loads(out)["metrics"].items()}
     assert figures == {"emission_rate": (3 / 4, 4), "false_emission_rate": (1 / 5, 5)}
     assert run(*names, *sides, "--fail-over", "false_emission_rate=0.1")[0] == 4
+    twice = write_lines("twice.jsonl", *({"id": "s0", "task": t} for t in ("segment", "text")))
+    code, _, error = run(*names, "--pred", plan, "--ref", twice)
+    assert code == 65
+    assert "twice.jsonl: several lines share an id: s0" in error
     failed = write_lines("f.jsonl", manifest_line("s0", "failed"))
     code, _, error = run(*names, "--pred", failed, "--ref", asked)
     assert code == 65

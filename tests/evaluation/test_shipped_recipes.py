@@ -204,6 +204,37 @@ def test_one_scoring_minus_another(run, folder, tmp_path):
     assert "minus must name another scoring" in error
 
 
+def test_minus_takes_what_a_name_stands_for(run, folder, tmp_path):
+    for name, covered in (("true", 10), ("raw", 5), ("written", 7)):
+        folder(name, {n: [[255] * covered + [0] * (10 - covered)] for n in "ab"})
+    recipe = tmp_path / "mine.toml"
+
+    def differences(raw, written):
+        recipe.write_text(
+            "".join(
+                f'[[score]]\nname = "{name}"\nmetrics = ["{metric}"]\npredictions = "{name}"\n'
+                f'references = "true"\n{more}'
+                for name, metric, more in (
+                    ("raw", raw, ""),
+                    ("written", written, 'minus = "raw"\n'),
+                )
+            )
+        )
+        code, out, error = run(recipe, "--json")
+        return code, json.loads(out)["details"]["differences"] if code == 0 else error
+
+    code, found = differences("segmentation", "segmentation")
+    assert code == 0, found
+    names = ["cIoU", "gIoU", *(f"precision@0.{tenth}" for tenth in range(5, 10))]
+    assert list(found) == [f"written/{name} − raw/{name}" for name in names]
+    assert found["written/cIoU − raw/cIoU"]["difference"] == pytest.approx(0.2)
+    code, found = differences("gIoU", "segmentation")
+    assert (code, list(found)) == (0, ["written/gIoU − raw/gIoU"])
+    code, error = differences("gIoU", "cIoU")
+    assert code == 78
+    assert "written: minus raw, and both have no figure in common" in error
+
+
 @pytest.mark.slow
 def test_the_embedded_suite_runs_and_its_gates_fail(
     run, tmp_path, monkeypatch, embedded_base, embedded_sight

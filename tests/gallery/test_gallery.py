@@ -178,6 +178,12 @@ def test_a_rerun_shows_each_result_once(folder):
     assert "try later" not in page.words
 
 
+def test_results_of_one_wish_that_have_files_of_their_own_are_all_shown(folder):
+    made = [line("1", files=[file(name, "image/png")]) for name in ("1.png", "1-0a.png", "1.png")]
+    page = page_of(folder(*made))
+    assert page.attributes("img", "src") == ["1-0a.png", "1.png"]
+
+
 def test_the_manifests_of_shards_count_as_one(folder):
     folder(line("1"), manifest="manifest-1-of-2.jsonl")
     page = page_of(folder(line("2"), manifest="manifest-2-of-2.jsonl"))

@@ -60,7 +60,9 @@ def test_tasks_without_generators() -> None:
         GeneratorRegistry().load("segment")
 
 
-@pytest.mark.parametrize("source", ["./nowhere", "/nowhere/at/all", "nowhere"])
+@pytest.mark.parametrize(
+    "source", ["./nowhere", "/nowhere/at/all", "nowhere", "~no-such-user/x", "x" * 300]
+)
 def test_missing_folder(source: str) -> None:
     with pytest.raises(ModelNotFoundError, match="no such folder"):
         GeneratorRegistry(overrides={"image": source}).check("image")

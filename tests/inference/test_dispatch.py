@@ -105,12 +105,13 @@ def test_failures_stay_with_their_item(out: ArtifactFolder) -> None:
         job("c", prompt=" "),
         job("d", task="video"),
         job("e", seed=-1),
-        job("f"),
+        job("f", prompt="a \udcff"),
+        job("g"),
     ]
     lines = dispatch(jobs, generators=Shelf(image=typist), artifacts=out)
     codes = [line.error and line.error.exit_code for line in lines]
-    assert codes == [None, 77, 65, 10, 65, None]
-    assert [line.status for line in lines] == ["ok", "failed", "failed", "failed", "failed", "ok"]
+    assert codes == [None, 77, 65, 10, 65, 65, None]
+    assert [line.status for line in lines] == ["ok", *["failed"] * 5, "ok"]
     assert typist.batches == [["a cat", "secret"], ["a cat"]]
 
 

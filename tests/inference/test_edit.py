@@ -177,14 +177,18 @@ def test_a_file_of_requests(edit, generators, no_model, photo, tmp_path):
             {"id": "a", "prompt": "snow", "image": str(photo)},
             {"id": "b", "prompt": "snow", "image": str(tmp_path / "bad.png")},
             {"id": "c", "prompt": "snow"},
+            {"id": "d", "prompt": "snow", "image": str(photo), "modality": "image"},
+            {"id": "e", "prompt": "snow", "image": str(photo), "modality": "auto"},
         )
     ))  # fmt: skip
     code, out, _ = edit("--direct", "--json", "--from", requests)
     lines = {line["id"]: line for line in map(json.loads, out.splitlines())}
     assert code == 3
     assert {name: line["status"] for name, line in lines.items()} == {
-        "a": "ok", "b": "failed", "c": "failed",
+        "a": "ok", "b": "failed", "c": "failed", "d": "failed", "e": "ok",
     }  # fmt: skip
+    assert lines["d"]["error"]["code"] == 65
+    assert "\"modality\" is 'image', and this command makes edit" in lines["d"]["error"]["message"]
     assert lines["b"]["error"]["code"] == 65
     assert "no picture to edit" in lines["c"]["error"]["message"]
     with Image.open(lines["a"]["files"][0]["path"]) as picture:

@@ -10,6 +10,7 @@ from tiny_pipeline import save_pipeline
 from llmbind_cli.app import main
 from llmbind_cli.inference import planner
 from llmbind_cli.inference.requests import Request
+from llmbind_cli.model.chat_format import ChatTurn
 from llmbind_cli.model.decode import Reply
 
 
@@ -81,6 +82,24 @@ def test_a_batch_records_bad_lines_and_does_the_rest(llmbind_generate, replies, 
     assert {line["id"]: line["status"] for line in lines} == {"line-2": "failed", "1": "ok"}
     assert lines[1]["extra"] == {"source": "cron"}
     assert "1 of 2 items failed" in errors
+
+
+def test_a_prompt_that_is_no_whole_text_is_65(llmbind_generate):
+    """Bytes of a command line that are no UTF-8 arrive as halves of characters."""
+    code, lines, errors = llmbind_generate("--plan", "the \udcff apple")
+    assert code == 65
+    assert "is half of a character" in errors
+    assert [line["status"] for line in lines] == ["failed"]
+
+
+def test_an_earlier_turn_that_is_no_whole_text_fails_alone(bound, replies):
+    spoiled = [ChatTurn(role="user", content="\ud800"), ChatTurn(role="assistant", content=[1])]
+    requests = [
+        Request(id="a", prompt="cat", history=tuple(spoiled)),
+        Request(id="b", prompt="cat"),
+    ]
+    plans = list(planner.Planner(bound, max_new_tokens=8).plan(requests))
+    assert [plan.error and plan.error.exit_code for plan in plans] == [65, None]
 
 
 def test_an_empty_batch_is_done_at_once(llmbind_generate, tmp_path):

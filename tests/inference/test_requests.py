@@ -53,9 +53,20 @@ def test_an_earlier_conversation_becomes_turns(read):
         ('{"prompt": "  "}', '"prompt" must be a text that is not empty'),
         ('{"prompt": "a\\u0000b"}', "NUL"),
         (b'{"prompt": "\xff"}', "utf-8"),
+        ('{"prompt": "the \\ud83d apple"}', "is half of a character"),
+        ('{"prompt": "a", "reply": "\\udcff"}', '"reply": '),
+        (
+            '{"prompt": "a", "history": [{"from": "human", "value": "\\ud800"}, '
+            '{"from": "gpt", "value": "x"}]}',
+            "is half of a character",
+        ),
         ('{"prompt": "a", "modality": "smell"}', '"modality" must be'),
         ('{"prompt": "a", "seed": -1}', '"seed" must be'),
         ('{"prompt": "a", "seed": true}', '"seed" must be'),
+        (
+            '{"prompt": "a", "seed": 36893488147419103232}',
+            '"seed" must be a whole number below 2^63',
+        ),
         ('{"prompt": "a", "image": 7}', '"image" must be'),
         ('{"prompt": "a", "history": [{"from": "gpt", "value": "x"}]}', '"history" must be'),
         ('{"prompt": "a", "history": [{"from": "human", "value": "x"}]}', "end with a gpt turn"),
@@ -70,6 +81,12 @@ def test_a_bad_line_is_recorded_and_the_rest_goes_on(read, line, message):
     assert message in str(bad.error)
 
 
+def test_a_picture_s_name_may_be_longer_than_names_are(read):
+    """A picture pasted in as text is a file that is not there, which its item tells later."""
+    (item,) = read(json.dumps({"prompt": "a", "image": "iVBORw0KGgo" * 40}))
+    assert isinstance(item, Request)
+
+
 def test_an_id_with_two_contents_stops_before_any_work(read):
     with pytest.raises(InputDataError, match=r"requests\.jsonl:2: id 'a' stands for another"):
         read('{"id": "a", "prompt": "one"}', '{"id": "a", "prompt": "two"}')
@@ -81,6 +98,17 @@ def test_a_repeated_line_counts_once(read):
 
 def test_an_empty_file_has_no_requests(read):
     assert read("") == []
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_request(read, monkeypatch):
+    line = '\ufeff{"id": "a", "prompt": "hi"}'
+    monkeypatch.setattr("sys.stdin", Stdin(line.encode()))
+    assert [item.id for item in (*read(line), *read_requests("-"))] == ["a", "a"]
+
+
+def test_the_largest_seed_is_one_below_the_limit(read):
+    (item,) = read(f'{{"id": "a", "prompt": "hi", "seed": {2**63 - 1}}}')
+    assert item.seed == 2**63 - 1
 
 
 def test_a_missing_file_is_named(tmp_path):

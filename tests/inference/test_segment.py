@@ -150,6 +150,48 @@ def test_file_names_are_those_that_were_asked_for(bundle, said, photo, tmp_path,
         assert not np.array_equal(drawn[mask], original[mask])
 
 
+def test_a_picture_s_name_says_nothing_of_what_its_files_are(bundle, said, photo, tmp_path, capsys):
+    """Such a name is what an overlay of an earlier run has."""
+    said["both"] = "The apple <seg> and the cat <seg>."
+    drawn = photo.rename(tmp_path / "photo-segment-overlay-1.png")
+    for more, expected in (
+        ((), ["mask.png", "mask-2.png"]),
+        (("--overlay",), ["mask.png", "mask-overlay.png", "mask-2.png", "mask-2-overlay.png"]),
+    ):
+        folder = tmp_path / f"{len(more)}"
+        folder.mkdir()
+        assert run(drawn, "both", "--model", bundle, "--out", folder / "mask.png", *more) == 0
+        assert capsys.readouterr().out.split() == [str(folder / name) for name in expected]
+        assert opened(folder / "mask.png").mode == "L"
+
+
+@pytest.mark.parametrize(
+    ("out", "refused"),
+    [
+        ("photo.png", True),
+        ("./PHOTO/../photo.png", True),
+        ("link.png", True),
+        ("a.png", True),  # its overlay
+        ("b.png", True),  # its second mask
+        ("c.png", False),
+        ("b-2.jpg", True),
+        ("mask.JPEG", True),
+        ("mask.tif", True),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_first(bundle, said, photo, tmp_path, out, refused):
+    """A mask never takes the place of its picture, nor the suffix of what is not written."""
+    said["the cat"] = "<seg>"
+    (tmp_path / "PHOTO").mkdir()
+    content = photo.read_bytes()
+    for name in ("link.png", "a-overlay.png", "b-2.png", "c-1.png"):
+        (tmp_path / name).symlink_to(photo)
+    asked = (photo, "the cat", "--model", bundle, "--overlay", "--out", f"{tmp_path}/{out}")
+    assert run(*asked) == (2 if refused else 0)
+    assert photo.read_bytes() == content
+    assert not (tmp_path / out).is_dir()
+
+
 def test_run_lengths_say_the_same_as_the_picture(bundle, said, photo, tmp_path, capsys):
     said["the cat"] = "The cat <seg>."
     for form, name in (("png", "mask.png"), ("rle", "mask.json")):
@@ -260,6 +302,8 @@ def test_a_file_of_requests_gives_a_manifest_and_goes_on(bundle, said, photo, tm
         {"id": "c", "prompt": "talk", "image": str(photo)},
         {"id": "d", "prompt": "the cat", "image": str(tmp_path / "gone.png")},
         {"id": "e", "prompt": "the cat"},
+        {"id": "f", "prompt": "the cat", "image": "iVBORw0KGgo" * 40},
+        {"id": "g", "prompt": "the cat", "image": str(photo), "modality": "image"},
     )
     out = tmp_path / "out"
     asked = ("--from", requests, "--model", bundle, "--out", out, "--json")
@@ -272,11 +316,20 @@ def test_a_file_of_requests_gives_a_manifest_and_goes_on(bundle, said, photo, tm
         ("b", "another"): "ok",
         ("c", ""): "empty",
         ("d", ""): "failed",
-        ("e", "The cat"): "failed",
+        ("e", ""): "failed",
+        ("f", ""): "failed",
+        ("g", ""): "failed",
     }
     assert lines["a", "The cat"]["extra"] == {"note": 7}
-    assert lines["d", ""]["error"]["code"] == 65
-    assert "no picture to segment" in lines["e", "The cat"]["error"]["message"]
+    for name, message in {
+        "d": "no such file",
+        "e": "there is no picture to segment",
+        "f": "no such file",
+        "g": "\"modality\" is 'image'",
+    }.items():
+        error = lines[name, ""]["error"]
+        assert error["code"] == 65
+        assert message in error["message"]
     first = {path.name: path.read_bytes() for path in out.glob("*.png")}
     assert sorted(first) == ["a-segment-0.png", "b-segment-0.png", "b-segment-1.png"]
     # One file is lost: the second run makes it anew from the decision, without asking again.
@@ -295,6 +348,17 @@ def test_another_format_is_another_job(bundle, said, photo, tmp_path):
     out = tmp_path / "out"
     assert run("--from", requests, "--model", bundle, "--out", out) == 0
     assert run("--from", requests, "--model", bundle, "--out", out, "--format", "rle") == 78
+
+
+def test_another_forced_reply_is_another_request(bundle, photo, tmp_path, capsys):
+    """The reply that is forced makes the mask, so that an id cannot stand for two of them."""
+    line = {"id": "a", "prompt": "the cat", "image": str(photo), "reply": "The cat <seg>."}
+    asked = ("--teacher-forced", "--model", bundle, "--out", tmp_path / "out")
+    for _ in range(2):
+        assert run("--from", write_requests(tmp_path, line), *asked) == 0
+    other = write_requests(tmp_path, line | {"reply": "The dog <seg>."})
+    assert run("--from", other, *asked) == 65
+    assert "id 'a' stood for another request" in capsys.readouterr().err
 
 
 def test_an_instruction_is_put_as_the_bundle_learned_it(bundle, photo, tmp_path, monkeypatch):

@@ -40,6 +40,14 @@ def test_kernel_distance_equals_the_literal_sum_over_torch_fidelity_s_subsets():
     assert result == pytest.approx((np.mean(values), np.std(values)), rel=1e-11)
 
 
+def test_a_large_seed_counts_modulo_the_generator_s_range():
+    x, y = features(9, seed=1), features(9, seed=2)
+    by_seed = [
+        kernel_distance(x, y, subsets=2, subset_size=5, seed=seed) for seed in (3, 2**32 + 3)
+    ]
+    assert by_seed[0] == by_seed[1]
+
+
 def test_kernel_distance_equals_torchmetrics():
     kid = pytest.importorskip("torchmetrics.image.kid", reason="torchmetrics: extra eval")
     x, y = features(9, seed=1), features(9, seed=2, shift=0.5)

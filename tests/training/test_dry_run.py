@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
 import pytest
+from tiny_binding_model import build
 from tiny_dialogues import TAG_CALL_AND_CUT_REPLY
 from tiny_language_models import SIZES, save_base
 from tiny_tokenizers import byte_level
+from tiny_vision import light_sight, save_efficientnet
 from transformers import AutoModelForCausalLM
 
 from llmbind_cli.console import console
@@ -16,8 +19,10 @@ from llmbind_cli.data.captions import CaptionSets
 from llmbind_cli.data.dialogues import build_dialogues
 from llmbind_cli.data.encode import encode_dialogue
 from llmbind_cli.errors import ConfigurationError, InputDataError, ModelNotFoundError
+from llmbind_cli.model.vision.without_weights import sight_without_weights
 from llmbind_cli.recipes.locate import shared_folder
 from llmbind_cli.tokens import TASK_TOKENS, register_task_tokens
+from llmbind_cli.training.parameters import count_sight
 from llmbind_cli.training.rendering import rendered, segments_of_dialogue, segments_of_ids
 from llmbind_cli.training.run import train
 
@@ -95,6 +100,25 @@ def test_no_weights_are_read_for_it(recipe, capsys, monkeypatch):
     assert error is None
     assert report["base"]["counted_from"] == "cache"
     assert report["data"]["lengths"] == "measured"
+
+
+def test_a_network_that_is_tower_and_encoder_counts_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBIND_CACHE", str(tmp_path / "cache"))
+    config = light_sight(save_efficientnet(tmp_path / "net"))
+    tasks = ["image", "segment"]
+
+    def counted(config):
+        sight = sight_without_weights(config, architectures={}, hidden_size=32, tasks=tasks)
+        return count_sight(sight).parts
+
+    parts = counted(config)
+    model = build(save_base(tmp_path / "base"), sight=config, tasks=tasks)
+    assert parts == count_sight(model.sight).parts
+    assert parts["vision_tower"].total > 3_000_000
+    assert parts["grounding_encoder"].total == 0
+    other = dataclasses.replace(config.grounding_encoder, sha256="0" * 64)
+    parts = counted(dataclasses.replace(config, grounding_encoder=other))
+    assert parts["grounding_encoder"] == parts["vision_tower"]
 
 
 @pytest.mark.parametrize(("family", "rows"), [("llama", 1), ("qwen", 2)])

@@ -58,7 +58,13 @@ def chat(
     max_new_tokens: flags.MaxNewTokens = 256,
     temperature: Annotated[
         float,
-        typer.Option("--temperature", min=0.0, max=2.0, help="0 takes the likeliest token."),
+        typer.Option(
+            "--temperature",
+            min=0.0,
+            max=2.0,
+            callback=flags.a_number,
+            help="0 takes the likeliest token.",
+        ),
     ] = 0.0,
     model: flags.Model = flags.EMBEDDED,
     device: flags.DeviceFlag = flags.Device.auto,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -217,6 +218,7 @@ def eval(
         typer.Option(
             "--seed",
             min=0,
+            max=flags.LARGEST_SEED,
             show_default=False,
             help="Seed of intervals and subsets; that of the recipe, else 0.",
         ),
@@ -270,6 +272,8 @@ def eval(
 
     kept = None
     if cache:
+        if not math.isfinite(cache_size * GIB):
+            raise typer.BadParameter(f"must be finite, got {cache_size}", param_hint="--cache-size")
         budget_bytes = int(cache_size * GIB)
         kept = FeatureCache(folder=cache_dir or default_folder(), budget_bytes=budget_bytes)
     settings = EvalSettings(
@@ -326,6 +330,8 @@ class _Asked:
         }
         given = [name for name, value in own.items() if value]
         if self.compare is not None:
+            if dry_run:
+                raise typer.BadParameter("is for recipes, not --compare", param_hint="--dry-run")
             given = [*(["RECIPE.toml"] if self.recipe else []), *given]
             if given:
                 raise typer.BadParameter("scores, and --compare does not", param_hint=given[0])

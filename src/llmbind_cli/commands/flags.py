@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 EMBEDDED = "embedded"
 OUT = Path("llmbind-out")
+LARGEST_SEED = 2**63 - 1
 
 
 class Device(StrEnum):
@@ -40,10 +42,30 @@ class Modality(StrEnum):
     audio = "audio"
 
 
+def a_number(value: float) -> float:
+    """Refuse nan, which no range keeps out.
+
+    Raises:
+        typer.BadParameter: The value is nan.
+    """
+    if math.isnan(value):
+        raise typer.BadParameter(f"{value} is no number")
+    return value
+
+
+def _a_name(value: str | None) -> str | None:
+    if value == "":
+        raise typer.BadParameter("the name of the file is empty")
+    return value
+
+
 Model = Annotated[str, typer.Option("--model", metavar="BUNDLE", help="Bundle to answer with.")]
 DeviceFlag = Annotated[Device, typer.Option("--device", help="Where the model runs.")]
 DtypeFlag = Annotated[Dtype, typer.Option("--dtype", help="Number format of the frozen weights.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every random choice."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object a line to stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No logs and no progress bars on stderr.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing; use what is cached.")]
@@ -57,7 +79,11 @@ Plan = Annotated[bool, typer.Option("--plan", help="Decide which tasks to run, b
 From = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="FILE.jsonl|-", show_default=False, help="Read one request a line."
+        "--from",
+        metavar="FILE.jsonl|-",
+        callback=_a_name,
+        show_default=False,
+        help="Read one request a line.",
     ),
 ]
 Out = Annotated[

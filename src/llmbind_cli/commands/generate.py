@@ -56,7 +56,11 @@ def generate(
     wait: Annotated[
         float,
         typer.Option(
-            "--wait", metavar="S", min=0.0, help="Seconds to wait for another run in --out."
+            "--wait",
+            metavar="S",
+            min=0.0,
+            callback=flags.a_number,
+            help="Seconds to wait for another run in --out.",
         ),
     ] = 0.0,
     generators: flags.Generators = None,
@@ -79,6 +83,9 @@ def generate(
     """Make pictures, clips and sounds. The model picks which, and writes the prompt."""
     console.configure(quiet=quiet, json=json, debug=debug)
     _check_combination(prompt, requests, merge)
+    for name, is_given in {"--merge": bool(merge), "--dry-run": dry_run}.items():
+        if plan and is_given:
+            raise typer.BadParameter(f"makes nothing: no {name} beside it", param_hint="--plan")
     batch_flags = {
         "--no-resume": not resume,
         "--shard": shard != "1/1",
@@ -89,7 +96,7 @@ def generate(
     if given and requests is None:
         raise typer.BadParameter("needs --from", param_hint=given[0])
     if prompt is None and requests is None and not merge:
-        if sys.stdin is None or sys.stdin.isatty():
+        if sys.stdin.isatty():
             raise typer.BadParameter("give a PROMPT, '-' for stdin, or --from", param_hint="PROMPT")
         prompt = "-"
 

@@ -72,7 +72,13 @@ def train(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", min=0, show_default=False, help="Replace train.seed of the recipe."),
+        typer.Option(
+            "--seed",
+            min=0,
+            max=flags.LARGEST_SEED,
+            show_default=False,
+            help="Replace train.seed of the recipe.",
+        ),
     ] = None,
     json: flags.Json = False,
     quiet: flags.Quiet = False,

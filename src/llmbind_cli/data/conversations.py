@@ -19,6 +19,7 @@ from llmbind_cli.data.dialogues.replies import call, without_task_tokens
 from llmbind_cli.data.sample import IMAGE_PLACEHOLDER, Dialogue, Role, Turn
 from llmbind_cli.data.spellings import ANY_SPELLING, canonical, parse_calls
 from llmbind_cli.errors import InputDataError
+from llmbind_cli.tokens import require_whole_characters
 
 _ROLES: dict[str, Role] = {"human": "user", "gpt": "assistant"}
 
@@ -121,7 +122,7 @@ class ConversationReader(Iterator[Dialogue]):
             self._turn(entry, record, number, f"{where}: turn {number}")
             for number, entry in enumerate(spoken)
         ]
-        name = _encodable(str(record.get("id", f"{self._file.stem}-{index}")), where)
+        name = require_whole_characters(str(record.get("id", f"{self._file.stem}-{index}")), where)
         return Dialogue(id=name, turns=turns, image=image, masks=masks)
 
     def _turn(self, entry: Any, record: dict[str, Any], number: int, where: str) -> Turn:
@@ -136,7 +137,7 @@ class ConversationReader(Iterator[Dialogue]):
                 f"{where}: 'complete' says whether a gpt turn is whole: true or false, "
                 f"got {complete!r:.40}"
             )
-        text = _encodable(entry["value"], where)
+        text = require_whole_characters(entry["value"], where)
         if expected == "gpt":
             text = self._replied(text, record, where)
         else:
@@ -249,17 +250,6 @@ def _take_placeholder_out(spoken: list[Any]) -> None:
         if isinstance(value, str) and IMAGE_PLACEHOLDER in value:
             spoken[2 * number] = entry | {"value": value.replace(IMAGE_PLACEHOLDER, "", 1)}
             return
-
-
-def _encodable(text: str, where: str) -> str:
-    """Refuse half of a surrogate pair, which JSON can spell and no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputDataError(
-            f"{where}: {text[error.start]!a} is half of a character; write it as a whole"
-        ) from None
-    return text
 
 
 def _captioned(record: dict[str, Any], medium: str, where: str) -> str:

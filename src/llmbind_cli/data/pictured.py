@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmbind_cli.data.masks import read_segmentation
-from llmbind_cli.data.pictures import PictureFile, missing_message, picture_key
+from llmbind_cli.data.pictures import PictureFile, is_there, missing_message, picture_key
 from llmbind_cli.data.sample import Dialogue, Sample, SegmentTarget
 from llmbind_cli.data.scenes.grounds import is_held_out_photo, list_photos
 from llmbind_cli.errors import InputDataError
@@ -62,7 +62,7 @@ class PicturedDialogues(Iterator[Dialogue]):
                 return dialogue
             self.pictured += 1
             picture = self._picture(dialogue.image, dialogue.id)
-            if picture.path.is_file():
+            if is_there(picture.path):
                 return _sample(dialogue, picture)
             self.missing.append(picture)
         if self.missing and not self._skip_missing:
@@ -78,7 +78,7 @@ class PicturedDialogues(Iterator[Dialogue]):
                 f"got {written!r:.80}"
             )
         candidates = [folder / relative for folder in self._folders]
-        found = next((path for path in candidates if path.is_file()), candidates[0])
+        found = next((path for path in candidates if is_there(path)), candidates[0])
         return PictureFile(found, picture_key(self._name, str(relative)))
 
 

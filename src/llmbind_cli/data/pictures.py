@@ -110,9 +110,20 @@ def picture_key(dataset: str, name: str) -> str:
     return f"coco/{int(match[1])}" if match else f"{dataset}/{name}"
 
 
+def is_there(path: Path) -> bool:
+    """Say whether a path leads to a file.
+
+    One that no file can have, such as a picture pasted in as text, is not there either.
+    """
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, or a folder that may not be entered
+        return False
+
+
 def missing_pictures(pictures: Iterable[PictureFile]) -> list[PictureFile]:
     """Return those whose file is not there."""
-    return [picture for picture in pictures if not picture.path.is_file()]
+    return [picture for picture in pictures if not is_there(picture.path)]
 
 
 def missing_message(name: str, missing: Sequence[PictureFile], total: int) -> str:
@@ -206,7 +217,7 @@ def opened_picture(path: Path, *, kind: str = "picture") -> Iterator[Image]:
     """
     from PIL import Image
 
-    if not path.is_file():  # a pipe or device would block or never end
+    if not is_there(path):  # a pipe or device would block or never end
         raise InputDataError(f"{path}: no such file")
     try:
         with warnings.catch_warnings():

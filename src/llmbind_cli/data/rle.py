@@ -34,12 +34,13 @@ def decode_runs(runs: Sequence[int], height: int, width: int) -> Mask:
     Raises:
         ValueError: The runs do not add up to H · W, or one is negative.
     """
-    lengths = np.asarray(runs, np.int64)
-    if lengths.ndim != 1 or (lengths < 0).any() or int(lengths.sum()) != height * width:
+    area = height * width
+    # Added up as Python does, as a broken file may have numbers that 64 bits cannot hold.
+    if any(not 0 <= run <= area for run in runs) or sum(runs) != area:
         raise ValueError(
-            f"runs must be ≥ 0 and add up to {height} × {width} = {height * width}, "
-            f"got a sum of {int(lengths.sum())}"
+            f"runs must be ≥ 0 and add up to {height} × {width} = {area}, got a sum of {sum(runs)}"
         )
+    lengths = np.asarray(runs, np.int64)
     values = np.arange(len(lengths)) % 2 == 1
     flat: Mask = np.repeat(values, lengths)
     return flat.reshape(width, height).T

@@ -12,12 +12,15 @@ from llmbind_cli.evaluation.media_set import (
     json_lines,
     normalised,
     require_same_ids,
+    require_unique_ids,
     result_lines,
 )
 from llmbind_cli.evaluation.scores import FamilyScores, Panel, Score, interval_of
 
 _ARTICLES = frozenset({"a", "an", "the"})
-_PUNCTUATION = re.compile(r"[^\w\s'-]")
+_WITHIN = "'-"
+"""What belongs to a word inside of it, as in ``it's`` and ``t-shirt``, and not at its ends."""
+_PUNCTUATION = re.compile(rf"[^\w\s{_WITHIN}]")
 
 
 def score_answers(predictions: Path, references: Path, *, seed: int) -> FamilyScores:
@@ -29,8 +32,8 @@ def score_answers(predictions: Path, references: Path, *, seed: int) -> FamilySc
         seed: Of the bootstrap.
 
     Raises:
-        InputDataError: A line tells of a failure or lacks what is compared, ids differ, or there
-            is none.
+        InputDataError: A line tells of a failure or lacks what is compared, ids differ, references
+            share one, or there is none.
     """
     replies, answers = _replies(predictions), _answers(references)
     require_same_ids(str(predictions), replies, str(references), answers)
@@ -61,8 +64,8 @@ def score_answers(predictions: Path, references: Path, *, seed: int) -> FamilySc
 
 def words_of(text: str) -> tuple[str, ...]:
     """Return what is compared of an answer: its words in lower case, without articles."""
-    words = _PUNCTUATION.sub(" ", text.lower()).split()
-    return tuple(word for word in words if word not in _ARTICLES)
+    words = (word.strip(_WITHIN) for word in _PUNCTUATION.sub(" ", text.lower()).split())
+    return tuple(word for word in words if word and word not in _ARTICLES)
 
 
 def _replies(path: Path) -> dict[str, str]:
@@ -78,12 +81,14 @@ def _replies(path: Path) -> dict[str, str]:
 
 
 def _answers(path: Path) -> dict[str, list[str]]:
-    answers: dict[str, list[str]] = {}
-    for place, fields in json_lines(path):
-        answers[normalised(fields["id"])] = _texts(fields.get("answer"), place)
+    answers = [
+        (normalised(fields["id"]), _texts(fields.get("answer"), place))
+        for place, fields in json_lines(path)
+    ]
     if not answers:
         raise InputDataError(f"{path}: holds no line to score")
-    return answers
+    require_unique_ids(path, (item for item, _ in answers))
+    return dict(answers)
 
 
 def _texts(value: Any, place: str) -> list[str]:

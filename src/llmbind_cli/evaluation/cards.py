@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmbind_cli import __version__
+from llmbind_cli.errors import InputDataError
 from llmbind_cli.evaluation.mask_set import MaskSet, read_mask_set
 from llmbind_cli.evaluation.media_set import MediaSet, digest_of, json_lines, manifests_of
 from llmbind_cli.evaluation.metric_table import Metric
@@ -53,7 +54,12 @@ def requests_or_masks_card(path: Path) -> DataCard:
     Raises:
         InputDataError: They cannot be read.
     """
-    return lines_card(path) if path.suffix == ".jsonl" else set_card(read_mask_set(path))
+    if path.suffix == ".jsonl":
+        try:
+            return lines_card(path)
+        except InputDataError:  # COCO's masks may have numbers for ids, or none of their own
+            pass
+    return set_card(read_mask_set(path))
 
 
 def prompts_card(

@@ -228,6 +228,7 @@ def _protocols(report: Report) -> dict[str, dict[str, Any]]:
     cards = {"": dict(_leaves(run, ""))}
     for scoring in report.protocol.scorings:
         card = dict(_leaves(scoring.model_dump(exclude={"predictions", "name", "metrics"}), ""))
+        card.pop("backbone.source", None)  # where weights lay; their hash tells which they are
         for metric in scoring.metrics:
             name = metric_key(scoring.name, metric.name)
             if name in report.metrics:

@@ -16,6 +16,7 @@ from llmbind_cli.evaluation.media_set import (
     json_lines,
     normalised,
     require_same_ids,
+    require_unique_ids,
     result_lines,
 )
 from llmbind_cli.evaluation.scores import FamilyScores, Score, interval_of
@@ -35,7 +36,8 @@ def score_emission(predictions: Path, references: Path, *, seed: int) -> FamilyS
         seed: Of the bootstrap.
 
     Raises:
-        InputDataError: A line tells of a failure, ids differ, or there is none.
+        InputDataError: A line tells of a failure, ids differ, references share one, or there
+            is none.
     """
     emitted = _emitted(predictions)
     expected = _expected(references)
@@ -81,6 +83,7 @@ def _expected(path: Path) -> dict[str, bool]:
         except InputDataError:  # COCO's masks may have numbers for ids
             rows = []
         if rows and all("task" in row or "tasks" in row for row in rows) and not _has_files(rows):
+            require_unique_ids(path, (normalised(row["id"]) for row in rows))
             return {
                 normalised(row["id"]): _SEGMENT in (row.get("tasks") or [row.get("task")])
                 for row in rows

@@ -114,10 +114,16 @@ def raise_if_failed(results: Iterable[GateResult]) -> None:
     if not failed:
         return
     lines = [
-        f"{result.gate.metric} is {result.value:.6g}, must be {result.gate.rule} "
+        f"{result.gate.metric} is {_worded(result.value)}, must be {result.gate.rule} "
         f"{result.gate.bound:.6g}"
         for result in failed
     ]
     if len(lines) == 1:
         raise GateFailed(lines[0])
     raise GateFailed(f"{len(lines)} gates failed" + "".join(f"\n  {line}" for line in lines))
+
+
+def _worded(value: float) -> str:
+    if math.isnan(value):
+        return "not a number"
+    return "infinite" if math.isinf(value) else f"{value:.6g}"

@@ -116,7 +116,10 @@ def _where(condition: bool, value: Any) -> Part | None:
 
 
 _PARTS: dict[str, Callable[[Row], Part | None]] = {
-    "cIoU": lambda row: (float(row["intersection"]), float(row["union"])),
+    "cIoU": lambda row: (
+        float(row["intersection"]),
+        float(row["union"]) + float(row.get("union_added", 0)),
+    ),
     "gIoU": lambda row: (float(row["iou"]), 1.0),
     "emission_rate": lambda row: _where(row["expected"], row["emitted"]),
     "false_emission_rate": lambda row: _where(not row["expected"], row["emitted"]),

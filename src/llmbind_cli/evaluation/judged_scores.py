@@ -190,7 +190,7 @@ def score_distances(
 
     rows = _rows(list(by_id), compare, place="pictures")
     return FamilyScores(
-        scores=_mean(name, rows, seed, judge.weights.note),
+        scores=_mean(name, rows, seed),
         items=rows,
         preprocessing=judge.preprocessing,
         parameters={"device": judge.device.type},
@@ -211,7 +211,7 @@ def _by_words(
     _require_short(prompts, judge, media.files)
     rows = _rows(list(media.files), lambda item: compare(item, media.files[item]), place=media.path)
     return FamilyScores(
-        scores=_mean(name, rows, seed, judge.weights.note),
+        scores=_mean(name, rows, seed),
         items=rows,
         preprocessing=judge.preprocessing,
         parameters={"device": judge.device.type},
@@ -247,16 +247,10 @@ def _rows(
     return processes.gather(own)
 
 
-def _mean(
-    name: str, rows: Sequence[dict[str, Any]], seed: int, note: str | None
-) -> dict[str, Score]:
+def _mean(name: str, rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Score]:
     values = [row[name] for row in rows]
-    score = Score(
-        value=math.fsum(values) / len(values),
-        n=len(values),
-        interval=interval_of(values, seed=seed),
-        notes=(note,) if note else (),
-    )
+    value = math.fsum(values) / len(values)
+    score = Score(value=value, n=len(values), interval=interval_of(values, seed=seed))
     return {name: score}
 
 

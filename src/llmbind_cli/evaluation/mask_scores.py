@@ -19,7 +19,15 @@ from llmbind_cli.evaluation.mask_set import MaskItem, MaskSet
 from llmbind_cli.evaluation.media_set import require_same_ids
 from llmbind_cli.evaluation.metric_table import PRECISION_BOUNDS
 from llmbind_cli.evaluation.scores import FamilyScores, Panel, Score, interval_of
-from llmbind_cli.metrics.iou import IGNORED, Compat, PairCounts, combine, overlap, pair_counts
+from llmbind_cli.metrics.iou import (
+    IGNORED,
+    LISA_SUM,
+    Compat,
+    PairCounts,
+    combine,
+    overlap,
+    pair_counts,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -73,13 +81,15 @@ def score_masks(
     if empty := len(predictions.empty):
         notes.append(f"{empty} of {len(counts)} predictions have no mask and count as empty ones")
     categories = _categories(predictions, references)
+    added = LISA_SUM / len(counts) if compat == "lisa" else 0.0
     rows = [
         {"id": item, "intersection": pair.intersection, "union": pair.union, "iou": ious[item]}
+        | ({"union_added": added} if added else {})
         | ({"category": categories[item]} if item in categories else {})
         for item, pair in counts.items()
     ]
     return FamilyScores(
-        scores=_figures(counts, ious, compat, seed, tuple(notes)),
+        scores=_figures(counts, ious, compat, seed, tuple(notes), added=added),
         items=rows,
         preprocessing=_MASKS,
         details={"categories": _by_category(counts, categories, compat)} if categories else {},
@@ -106,7 +116,9 @@ def _count(
         foregrounds |= {v: true.place for v in found[-1].values if v not in foregrounds}
     for own in processes.exchange(foregrounds):
         foregrounds |= {value: place for value, place in own.items() if value not in foregrounds}
-    if len(foregrounds) > 1 and ignore_label is None and processes.is_first():
+    # Numbers may name classes where 255 is left out; 255 that is not named marks such pixels.
+    is_doubtful = ignore_label is None or IGNORED in foregrounds
+    if len(foregrounds) > 1 and is_doubtful and processes.is_first():
         seen = ", ".join(f"{value} in {path.name}" for value, path in sorted(foregrounds.items()))
         faults.add(
             f"references: foreground is {seen}; if one of them marks pixels to leave out, name it "
@@ -164,12 +176,14 @@ def _figures(
     compat: Compat | None,
     seed: int,
     notes: tuple[str, ...],
+    *,
+    added: float,
 ) -> dict[str, Score]:
     result = combine(counts.values(), compat=compat)
     overlaps = list(ious.values())
     sums = interval_of(
         [pair.intersection for pair in counts.values()],
-        [pair.union for pair in counts.values()],
+        [pair.union + added for pair in counts.values()],
         seed=seed,
     )
     scores = {

@@ -25,6 +25,7 @@ from llmbind_cli.evaluation.faults import FaultList, listed
 from llmbind_cli.evaluation.mask_files import read_mask
 from llmbind_cli.evaluation.media_set import (
     MediaSet,
+    count_items,
     digest_of,
     files_of_line,
     json_objects,
@@ -36,10 +37,14 @@ from llmbind_cli.evaluation.media_set import (
 from llmbind_cli.weights.hashes import sha256_file
 
 Array = np.ndarray[Any, Any]
+_Object = tuple[str, dict[str, Any], Mapping[str, Any]]
+"""Place, fields, and what COCO's lists of images and categories tell."""
 
 _EMPTY = "empty"
 _SEGMENTATION = "segmentation"
 _LARGEST_JSON = 2 * 1024**3
+_FURTHEST_PX = 1_000_000
+"""How far a polygon's corner may lie from the picture's; its sides are walked step by step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +93,22 @@ def read_mask_set(path: Path) -> MaskSet:
     Raises:
         InputDataError: It is missing or empty, ids are not unique, or an entry is no mask.
     """
-    if path.is_file() and path.suffix == ".json":
-        return _of_objects(path, _json_objects(path))
-    if path.is_file() and path.suffix == ".jsonl":
-        lines = list(json_objects(path))
-        if any(_SEGMENTATION in fields for _, fields in lines):
-            return _of_objects(path, ((place, fields, {}) for place, fields in lines))
+    if (objects := _encoded_objects(path)) is not None:
+        return _of_objects(path, objects)
     if manifests := manifests_of(path):
         return _of_manifests(path, manifests)
     return _of_files(read_media_set(path))
+
+
+def count_masks(path: Path) -> int | None:
+    """Count predictions as :func:`read_mask_set` does, without reading pictures.
+
+    Raises:
+        InputDataError: A file of run-length encoded masks is wrong.
+    """
+    if (objects := _encoded_objects(path)) is not None:
+        return len(_of_objects(path, objects).items)
+    return count_items(path)
 
 
 def mask_of(segmentation: Any, size: tuple[int, int] | None = None) -> Array:
@@ -117,8 +129,7 @@ def mask_of(segmentation: Any, size: tuple[int, int] | None = None) -> Array:
             raise ValueError("polygons need the size of their image, from COCO's list of images")
         covered = np.zeros(_checked_size(list(size)), dtype=np.bool_)
         for polygon in segmentation:  # several polygons are one mask: their union
-            points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-            covered |= fill_coco(points, *size)
+            covered |= fill_coco(_corners(polygon), *size)
         return covered
     if not isinstance(segmentation, dict):
         raise ValueError("a segmentation is an object with size and counts")
@@ -129,6 +140,16 @@ def mask_of(segmentation: Any, size: tuple[int, int] | None = None) -> Array:
     if not isinstance(counts, list) or not all(type(count) is int for count in counts):
         raise ValueError("counts must be a text or a list of whole numbers")
     return decode_runs(counts, height, width)
+
+
+def _corners(polygon: Any) -> Array:
+    try:
+        points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("a polygon is a list of numbers, x and y of each corner") from error
+    if not (np.abs(points) <= _FURTHEST_PX).all():  # what is no number is not below it either
+        raise ValueError(f"a polygon's corners must be within {_FURTHEST_PX} px of the picture's")
+    return points
 
 
 def _checked_size(size: Any) -> tuple[int, int]:
@@ -150,7 +171,11 @@ def _of_manifests(path: Path, manifests: list[Path]) -> MaskSet:
     for manifest in manifests:
         faults = FaultList(place=str(manifest))
         for place, fields in last_lines(manifest):
-            category = _category(fields, {}) or _category(fields.get("extra") or {}, {})
+            try:
+                category = _category_of_line(fields)
+            except InputDataError as error:
+                faults.add(f"{place}: {fields['id']}: {error}")
+                continue
             if fields.get("status") == _EMPTY:
                 item = normalised(fields["id"])
                 masks.setdefault(item, [])
@@ -196,9 +221,18 @@ def _file_item(path: Path, category: str | None = None) -> MaskItem:
     return MaskItem(place=path, load=load, category=category)
 
 
-def _of_objects(
-    path: Path, objects: Iterable[tuple[str, dict[str, Any], Mapping[str, Any]]]
-) -> MaskSet:
+def _encoded_objects(path: Path) -> Iterable[_Object] | None:
+    """Give the objects of a file of run-length encoded masks; ``None`` for anything else."""
+    if path.is_file() and path.suffix == ".json":
+        return _json_objects(path)
+    if path.is_file() and path.suffix == ".jsonl":
+        lines = list(json_objects(path))
+        if any(_SEGMENTATION in fields for _, fields in lines):
+            return [(place, fields, {}) for place, fields in lines]
+    return None
+
+
+def _of_objects(path: Path, objects: Iterable[_Object]) -> MaskSet:
     faults = FaultList(place=str(path))
     entries = []
     for place, fields, context in objects:
@@ -209,7 +243,10 @@ def _of_objects(
         if _SEGMENTATION not in fields and fields.get("status") != _EMPTY:
             faults.add(f"{place}: {item} has no {_SEGMENTATION}")
             continue
-        entries.append((normalised(str(item)), _object_item(place, fields, context)))
+        try:
+            entries.append((normalised(str(item)), _object_item(place, fields, context)))
+        except InputDataError as error:
+            faults.add(f"{place}: {item}: {error}")
     faults.raise_if_any()
     return MaskSet(
         path=str(path), kind="rle", items=_unique(path, entries), sha256=sha256_file(path)
@@ -218,7 +255,7 @@ def _of_objects(
 
 def _object_item(place: str, fields: dict[str, Any], context: Mapping[str, Any]) -> MaskItem:
     segmentation = fields.get(_SEGMENTATION)
-    size = context.get("sizes", {}).get(fields.get("image_id"))
+    size = context.get("sizes", {}).get(_key(fields, "image_id"))
     where = Path(place)
 
     def load() -> Array:
@@ -237,8 +274,25 @@ def _object_item(place: str, fields: dict[str, Any], context: Mapping[str, Any])
 def _category(fields: Mapping[str, Any], names: Mapping[Any, str]) -> str | None:
     category = fields.get("category")
     if category is None and "category_id" in fields:
-        category = names.get(fields["category_id"], str(fields["category_id"]))
+        number = _key(fields, "category_id")
+        category = names.get(number, str(number))
     return None if category is None else str(category)
+
+
+def _category_of_line(fields: Mapping[str, Any]) -> str | None:
+    """Give the category in a manifest's line, or in what its request carried along."""
+    extra = fields.get("extra") or {}
+    if not isinstance(extra, dict):
+        raise InputDataError(f"extra must be an object, got {extra!r}")
+    return _category(fields, {}) or _category(extra, {})
+
+
+def _key(fields: Mapping[str, Any], name: str) -> Any:
+    """Give what is looked up by, or ``None`` where it is missing."""
+    value = fields.get(name)
+    if isinstance(value, list | dict):
+        raise InputDataError(f"{name} must be a number or a text, got {value!r}")
+    return value
 
 
 def _unique(path: Path, entries: list[tuple[str, MaskItem]]) -> dict[str, MaskItem]:
@@ -252,28 +306,36 @@ def _unique(path: Path, entries: list[tuple[str, MaskItem]]) -> dict[str, MaskIt
     return items
 
 
-def _json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any], Mapping[str, Any]]]:
+def _json_objects(path: Path) -> Iterator[_Object]:
     content = _read_json(path)
     context: dict[str, Any] = {}
     entries = content
     if isinstance(content, dict):
         entries = content.get("annotations")
+        names = _by_id(path, content, "categories", "name")
         context = {
-            "sizes": {
-                image["id"]: (image["height"], image["width"])
-                for image in content.get("images") or []
-                if {"id", "height", "width"} <= image.keys()
-            },
-            "categories": {
-                category["id"]: str(category["name"])
-                for category in content.get("categories") or []
-                if {"id", "name"} <= category.keys()
-            },
+            "sizes": _by_id(path, content, "images", "height", "width"),
+            "categories": {category: str(name) for category, (name,) in names.items()},
         }
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputDataError(f"{path}: must hold a list of masks, or COCO's annotations")
     for number, entry in enumerate(entries):
         yield f"{path}: entry {number}", entry, context
+
+
+def _by_id(path: Path, content: Mapping[str, Any], name: str, *keys: str) -> dict[Any, Any]:
+    """Give what some keys of COCO's images or categories hold, by their ids."""
+    entries = content.get(name) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputDataError(f"{path}: {name} must be a list of objects")
+    try:
+        return {
+            _key(entry, "id"): tuple(entry[key] for key in keys)
+            for entry in entries
+            if {"id", *keys} <= entry.keys()
+        }
+    except InputDataError as error:
+        raise InputDataError(f"{path}: {name}: {error}") from error
 
 
 def _read_json(path: Path) -> Any:

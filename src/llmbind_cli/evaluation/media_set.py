@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,16 @@ def require_same_ids(
         )
     if parts:
         raise InputDataError("; ".join(parts))
+
+
+def require_unique_ids(path: Path, ids: Iterable[str]) -> None:
+    """Refuse lines that share an id, as only one of them could count.
+
+    Raises:
+        InputDataError: Lists the ids.
+    """
+    if twice := [item for item, count in sorted(Counter(ids).items()) if count > 1]:
+        raise InputDataError(f"{path}: several lines share an id: {listed(twice)}")
 
 
 def normalised(item: str) -> str:

@@ -302,4 +302,5 @@ def _perceptual(
     weights = locate(str(metrics[0].extractor), settings.weights, offline=settings.offline)
     judge = LpipsJudge(weights, device=device, offline=settings.offline)
     pairs = pair_up(predictions, references)
-    return judged_scores.score_distances(pairs, judge, name, seed=settings.seed)
+    scores = judged_scores.score_distances(pairs, judge, name, seed=settings.seed)
+    return with_note(scores, weights.note)

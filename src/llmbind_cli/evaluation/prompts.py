@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from llmbind_cli.errors import InputDataError, UsageError
 from llmbind_cli.evaluation.faults import FaultList
 from llmbind_cli.evaluation.media_set import json_lines, normalised
+from llmbind_cli.weights.hashes import sha256_file
 
 AFTER, BEFORE = "prompt", "source"
 """Keys of a line: the words for what was made, and, for an edit, those for what it was made of."""
@@ -24,7 +26,7 @@ class Prompts:
         path: Where they stand.
         words: Id → the words for what was made.
         before: Id → the words for the original, where a line has them.
-        sha256: Of the file, or over the files of a folder.
+        sha256: Of the file; of a manifest, of its words alone.
     """
 
     path: str
@@ -71,14 +73,18 @@ def read_prompts(
             for key, found in ((AFTER, words), (BEFORE, before)):
                 _take(found, fields, key, place, faults)
     faults.raise_if_any()
-    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    digest = contents[0] if len(files) == 1 else hashlib.sha256("".join(contents).encode())
     return Prompts(
         path=str(prompts or predictions),
         words=words,
         before=before,
-        sha256=digest if isinstance(digest, str) else digest.hexdigest(),
+        sha256=_digest_of(words, before) if prompts is None else sha256_file(prompts),
     )
+
+
+def _digest_of(words: dict[str, str], before: dict[str, str]) -> str:
+    """Hash the words alone, as a manifest also tells of the files that were made."""
+    rows = (json.dumps([item, words[item], before.get(item)]) for item in sorted(words))
+    return hashlib.sha256("".join(f"{row}\n" for row in rows).encode()).hexdigest()
 
 
 def _lines(file: Path, faults: FaultList) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Runs an evaluation recipe: what it needs, what it makes, its scorings, its gates.
 
-All that is needed is looked for before anything is made, so that a missing data set or network does
-not show after hours.
+All that is needed is looked for, and all that the recipe says is checked, before anything is made,
+so that a missing data set or network, or a wrong key, does not show after hours.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 from llmbind_cli.console import console
 from llmbind_cli.errors import ConfigurationError, InputDataError, ModelNotFoundError, UsageError
 from llmbind_cli.evaluation import processes
-from llmbind_cli.evaluation.gate import Gate, make_gate, require_figures
+from llmbind_cli.evaluation.gate import Gate, make_gate
 from llmbind_cli.evaluation.metric_table import find_metrics
 from llmbind_cli.evaluation.recipe_steps import command_of, run_step
 from llmbind_cli.evaluation.report import Report, metric_key
-from llmbind_cli.evaluation.run import EvalSettings, Scoring, run_eval
+from llmbind_cli.evaluation.report_folder import prepare_folder
+from llmbind_cli.evaluation.run import EvalSettings, Scoring, require_fitting, run_eval
 from llmbind_cli.metrics.extractors.published import parse_weights
 from llmbind_cli.recipes.eval_schema import EvalRecipe, MakeSection, load_eval_recipe
 from llmbind_cli.weights.hashes import normalise_pin
@@ -66,7 +67,8 @@ def run_recipe(
         The report; ``None`` after a dry run.
 
     Raises:
-        ConfigurationError: The recipe is wrong.
+        ConfigurationError: The recipe is wrong, or what it says does not fit together.
+        UsageError: One of ``gates`` is on a figure that the recipe does not give.
         InputDataError: Its data is not there; the message says how to get it.
         ModelNotFoundError: Weights of an extractor are not there.
         LlmbindError: As :func:`~llmbind_cli.evaluation.run.run_eval`, or as the command that makes
@@ -76,13 +78,14 @@ def run_recipe(
     data = places.data or DATA
     recipe = load_eval_recipe(path, data=data, work=work)
     scorings = _scorings(recipe)
-    own = _checked_gates(path, recipe, scorings)
     chosen = replace(
         settings,
         seed=recipe.seed if places.seed is None else places.seed,
         weights={**_weights(path, recipe), **settings.weights},
         recipe=path,
     )
+    own = _checked_gates(path, recipe, scorings, chosen)
+    require_fitting(scorings, gates, chosen)
     commands = [
         command_of(
             make,
@@ -105,6 +108,8 @@ def run_recipe(
     if weights := list(_absent_weights(scorings, chosen, offline=settings.offline)):
         raise ModelNotFoundError(f"{path}: {'; '.join(weights)}")
     if processes.is_first():
+        if settings.report is not None:
+            prepare_folder(settings.report)
         for make, arguments in zip(recipe.make, commands, strict=True):
             run_step(
                 make,
@@ -151,7 +156,10 @@ def _weights(path: Path, recipe: EvalRecipe) -> dict[str, str]:
     return weights
 
 
-def _checked_gates(path: Path, recipe: EvalRecipe, scorings: Sequence[Scoring]) -> list[Gate]:
+def _checked_gates(
+    path: Path, recipe: EvalRecipe, scorings: Sequence[Scoring], settings: EvalSettings
+) -> list[Gate]:
+    """Give the recipe's own bounds, once they and the scorings are known to fit together."""
     try:
         own = [
             make_gate(flag, metric_key(score.name, metric), bound)
@@ -159,12 +167,7 @@ def _checked_gates(path: Path, recipe: EvalRecipe, scorings: Sequence[Scoring]) 
             for flag, bounds in (("fail_under", score.fail_under), ("fail_over", score.fail_over))
             for metric, bound in bounds.items()
         ]
-        figures = [
-            metric_key(scoring.name, metric.name)
-            for scoring in scorings
-            for metric in find_metrics(scoring.metrics)
-        ]
-        require_figures(own, figures)
+        require_fitting(scorings, own, settings)
     except UsageError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     return own

@@ -96,7 +96,7 @@ def gate_table(gates: Sequence[GateEntry], *, heading: str) -> list[str]:
     if not gates:
         return []
     rows = [
-        f"| {cell(gate.metric)} {gate.rule} {gate.bound:.6g} | {number(gate.value)} | "
+        f"| {cell(gate.metric)} {gate.rule} {gate.bound:.6g} | {_gate_value(gate)} | "
         f"{'passed' if gate.passed else '**failed**'} |"
         for gate in gates
     ]
@@ -199,4 +199,11 @@ def _rule_name(gate: GateEntry) -> str:
 
 def gate_rule(gate: GateEntry) -> str:
     """Word a gate and its figure."""
-    return f"{gate.metric} is {number(gate.value)}, must be {gate.rule} {gate.bound:.6g}"
+    return f"{gate.metric} is {_gate_value(gate)}, must be {gate.rule} {gate.bound:.6g}"
+
+
+def _gate_value(gate: GateEntry) -> str:
+    """Word a gate's figure; JSON has no other number, and of these only an infinite one passes."""
+    if gate.value is None:
+        return "infinite" if gate.passed else "not a number"
+    return number(gate.value)

@@ -17,6 +17,7 @@ from llmbind_cli.evaluation import processes, report_text
 from llmbind_cli.evaluation.cards import prompts_card, protocol_card, scoring_card
 from llmbind_cli.evaluation.features import ExtractionSettings
 from llmbind_cli.evaluation.gate import Gate, check_gates, raise_if_failed, require_figures
+from llmbind_cli.evaluation.mask_set import count_masks
 from llmbind_cli.evaluation.media_set import count_items
 from llmbind_cli.evaluation.metric_table import (
     OF_FILES,
@@ -135,22 +136,18 @@ def run_eval(scorings: Sequence[Scoring], gates: Sequence[Gate], settings: EvalS
         OutputError: The report's folder cannot be written.
         GateFailed: A figure broke its bound; the report has been written and printed.
     """
-    found = [(scoring, find_metrics(_names(scoring, settings))) for scoring in scorings]
-    require_figures(
-        gates, (metric_key(scoring.name, m.name) for scoring, metrics in found for m in metrics)
-    )
-    _require_fitting(found, settings)
+    found = require_fitting(scorings, gates, settings)
     if settings.report is not None and processes.is_first():
         prepare_folder(settings.report)
-    for scoring in scorings:
-        _require_samples(scoring)
+    for scoring, metrics in found:
+        _require_samples(scoring, metrics)
     collected = _Collected()
     for scoring, metrics in found:
         for group in grouped(metrics):
             _score(scoring, group[0].family, group, settings, collected)
     if not processes.is_first():
         gates = []
-    collected.details |= _contrasts(scorings, collected, settings)
+    collected.details |= _contrasts(found, collected, settings)
     results = check_gates(gates, collected.values)
     report = Report(
         protocol=protocol_card(settings.recipe, settings.seed, collected.cards),
@@ -171,11 +168,47 @@ def run_eval(scorings: Sequence[Scoring], gates: Sequence[Gate], settings: EvalS
     return report
 
 
-def _require_samples(scoring: Scoring) -> None:
+def require_fitting(
+    scorings: Sequence[Scoring], gates: Sequence[Gate], settings: EvalSettings
+) -> list[tuple[Scoring, list[Metric]]]:
+    """Refuse what does not fit together, which shows before any file is read.
+
+    Args:
+        scorings: As for :func:`run_eval`.
+        gates: Bounds.
+        settings: What holds for all of them.
+
+    Returns:
+        The scorings, each with its metrics.
+
+    Raises:
+        UsageError: An unknown metric, a gate on a figure that is not computed, an option that no
+            metric takes, references that are missing, or nothing to subtract.
+    """
+    found = [(scoring, find_metrics(_names(scoring, settings))) for scoring in scorings]
+    require_figures(
+        gates, (metric_key(scoring.name, m.name) for scoring, metrics in found for m in metrics)
+    )
+    names = {scoring.name: {metric.name for metric in metrics} for scoring, metrics in found}
+    for scoring, metrics in found:
+        _require_options(scoring, metrics)
+        if scoring.minus and names[scoring.name].isdisjoint(names.get(scoring.minus, ())):
+            raise UsageError(
+                f"{scoring.name}: minus {scoring.minus}, and both have no figure in common"
+            )
+    if settings.save_statistics is not None:
+        families = [metric.family for _, metrics in found for metric in metrics]
+        if len(found) != 1 or "features" not in families:
+            raise UsageError("--save-stats: needs one scoring by features, such as a distance")
+    return found
+
+
+def _require_samples(scoring: Scoring, metrics: Sequence[Metric]) -> None:
     """Refuse another number of predictions than the protocol has, before they are scored."""
     if scoring.samples is None:
         return
-    count = count_items(scoring.predictions)
+    of_masks = any(metric.family == "masks" for metric in metrics)
+    count = (count_masks if of_masks else count_items)(scoring.predictions)
     if count is not None and count != scoring.samples:
         raise InputDataError(
             f"{scoring.predictions}: holds {count} predictions, and the protocol of "
@@ -184,19 +217,21 @@ def _require_samples(scoring: Scoring) -> None:
 
 
 def _contrasts(
-    scorings: Sequence[Scoring], collected: _Collected, settings: EvalSettings
+    found: Sequence[tuple[Scoring, Sequence[Metric]]],
+    collected: _Collected,
+    settings: EvalSettings,
 ) -> dict[str, Any]:
     """Subtract the figures of one scoring from those of another that names it."""
     from llmbind_cli.evaluation.comparison import contrast
 
-    found = {}
-    for scoring in scorings:
-        for metric in scoring.metrics if scoring.minus else ():
-            keys = metric_key(scoring.minus, metric), metric_key(scoring.name, metric)
+    differences = {}
+    for scoring, metrics in found:
+        for metric in metrics if scoring.minus else ():
+            keys = metric_key(scoring.minus, metric.name), metric_key(scoring.name, metric.name)
             if all(key in collected.entries for key in keys):
                 difference = contrast(keys, collected.entries, collected.items, seed=settings.seed)
-                found[f"{keys[1]} − {keys[0]}"] = difference.model_dump(mode="json")
-    details: dict[str, Any] = {"differences": found} if found else {}
+                differences[f"{keys[1]} − {keys[0]}"] = difference.model_dump(mode="json")
+    details: dict[str, Any] = {"differences": differences} if differences else {}
     return details | ({"benchmark": dict(settings.benchmark)} if settings.benchmark else {})
 
 
@@ -204,27 +239,21 @@ def _names(scoring: Scoring, settings: EvalSettings) -> Sequence[str]:
     return with_extrapolations(scoring.metrics) if settings.extrapolate else scoring.metrics
 
 
-def _require_fitting(
-    found: Sequence[tuple[Scoring, Sequence[Metric]]], settings: EvalSettings
-) -> None:
-    """Refuse options that no metric takes."""
-    for scoring, metrics in found:
-        for flag, value in (("--ignore-label", scoring.ignore_label), ("--compat", scoring.compat)):
-            if value is not None and all(m.family != "masks" for m in metrics):
-                raise UsageError(f"{flag} is for masks; {metrics[0].name} takes none")
-        if scoring.first_of_each and all(m.family not in OF_FILES for m in metrics):
-            raise UsageError(f"--first-of-each is for media; {metrics[0].name} takes none")
-        needing = [m.name for m in metrics if m.family not in WITHOUT_REFERENCES]
-        if needing and scoring.references is None:
-            raise UsageError(f"--ref: is missing; {needing[0]} compares with references")
-        if not needing and scoring.references is not None:
-            raise UsageError(f"--ref: {metrics[0].name} takes no references")
-        if scoring.prompts is not None and all(m.family not in WITH_WORDS for m in metrics):
-            raise UsageError(f"--prompts: {metrics[0].name} takes no words")
-    if settings.save_statistics is not None:
-        families = [metric.family for _, metrics in found for metric in metrics]
-        if len(found) != 1 or "features" not in families:
-            raise UsageError("--save-stats: needs one scoring by features, such as a distance")
+def _require_options(scoring: Scoring, metrics: Sequence[Metric]) -> None:
+    """Refuse options that no metric takes, and references that are missing or that none takes."""
+    of = "" if scoring.name is None else f"{scoring.name}: "
+    for flag, value in (("--ignore-label", scoring.ignore_label), ("--compat", scoring.compat)):
+        if value is not None and all(m.family != "masks" for m in metrics):
+            raise UsageError(f"{of}{flag} is for masks; {metrics[0].name} takes none")
+    if scoring.first_of_each and all(m.family not in OF_FILES for m in metrics):
+        raise UsageError(f"{of}--first-of-each is for media; {metrics[0].name} takes none")
+    needing = [m.name for m in metrics if m.family not in WITHOUT_REFERENCES]
+    if needing and scoring.references is None:
+        raise UsageError(f"{of}--ref: is missing; {needing[0]} compares with references")
+    if not needing and scoring.references is not None:
+        raise UsageError(f"{of}--ref: {metrics[0].name} takes no references")
+    if scoring.prompts is not None and all(m.family not in WITH_WORDS for m in metrics):
+        raise UsageError(f"{of}--prompts: {metrics[0].name} takes no words")
 
 
 def _score(

@@ -60,7 +60,8 @@ def read_cards(folder: Path) -> list[Card]:
     """Return the results of an output folder, in the order in which they were made.
 
     A line that cannot be read, such as the torn last one of a killed run, is left out. Of several
-    lines for one call, as a rerun writes them, the last one counts.
+    lines for one call, as a rerun writes them, the last one counts; but results with files of their
+    own, as other settings of a generator give, all stay.
 
     Raises:
         InputDataError: The folder has no manifest.
@@ -68,16 +69,19 @@ def read_cards(folder: Path) -> list[Card]:
     manifests = sorted(folder.glob(MANIFESTS))
     if not manifests:
         raise InputDataError(f"{folder}: has no manifest.jsonl, so there is nothing to show")
-    cards: dict[tuple[str, ...], Card] = {}
+    cards: dict[tuple[tuple[str, ...], tuple[str, ...]], Card] = {}
     for manifest in manifests:
         for fields in _lines(manifest):
             card = _card(fields, folder)
             if card.error is None:
                 # A decision that failed before stands under no prompt.
-                cards.pop((card.id, "text", "", ""), None)
-            key = (card.id, card.task, card.prompt, str(card.seed or ""))
-            cards.pop(key, None)
-            cards[key] = card
+                cards.pop(((card.id, "text", "", ""), ()), None)
+            call = (card.id, card.task, card.prompt, str(card.seed or ""))
+            names = tuple(file.name for file in card.files)
+            # A failure made no files.
+            cards.pop((call, ()), None)
+            cards.pop((call, names), None)
+            cards[call, names] = card
     return list(cards.values())
 
 

@@ -236,7 +236,7 @@ class GeneratorRegistry:
 
 def _parse(source: str) -> HubSource | PathSource:
     """Read a source; a folder that exists wins over a hub id of the same spelling."""
-    if not source.startswith(("hf:", "pypi:")) and not Path(source).expanduser().exists():
+    if not source.startswith(("hf:", "pypi:")) and not _exists(source):
         if _HUB_ID.fullmatch(source) and not source.startswith("."):
             if "@" not in source:
                 raise ModelNotFoundError(
@@ -252,6 +252,13 @@ def _parse(source: str) -> HubSource | PathSource:
     if isinstance(parsed, PypiSource):
         raise UsageError(f"{source}: a generator is a folder or hf:ORG/NAME@REVISION")
     return parsed
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).expanduser().exists()
+    except (OSError, RuntimeError):  # too long a name, or the home of somebody who is not there
+        return False
 
 
 def _within(folder: Path | None, source: str) -> str:

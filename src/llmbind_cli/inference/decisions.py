@@ -138,3 +138,8 @@ def line_of_bad_line(item: BadLine) -> ResultLine:
         seconds=0.0,
         error=item.error,
     )
+
+
+def is_record_of_bad_line(fields: Mapping[str, Any]) -> bool:
+    """Say whether a line of a manifest tells of an input line that was no request."""
+    return fields.get("status") == "failed" and fields.get("seed") is None

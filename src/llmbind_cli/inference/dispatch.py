@@ -23,6 +23,7 @@ from llmbind_cli.generators.base import (
 )
 from llmbind_cli.inference.artifacts import ArtifactFile, ArtifactFolder, ResultLine
 from llmbind_cli.inference.states import state_of_text
+from llmbind_cli.tokens import require_whole_characters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -301,6 +302,10 @@ def _refusal(job: Job) -> LlmbindError | None:
         return UsageError(f"there is no picture to {job.task}; name one")
     if not job.prompt.strip():
         return InputDataError("the prompt is empty")
+    try:
+        require_whole_characters(job.prompt, "the prompt")
+    except InputDataError as error:
+        return error
     if not 0 <= job.seed < SEED_LIMIT:
         return InputDataError(f"seed must lie in [0, 2^63), got {job.seed}")
     return None

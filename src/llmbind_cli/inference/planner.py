@@ -28,6 +28,7 @@ from llmbind_cli.tokens import (
     parse_reply,
     phrase_before,
     reply_text,
+    require_whole_characters,
 )
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ class Planner:
         seeds = [item_seed(self._run_seed, r.id) if r.seed is None else r.seed for r in requests]
         for index, request in enumerate(requests):
             try:
+                _require_text(request)
                 chat = self._encode(request)
                 pictures[index] = self._read_pictures(request)
                 chats[index] = chat
@@ -173,10 +175,13 @@ class Planner:
         """Encode a conversation.
 
         Raises:
-            InputDataError: There is nothing to answer, or no room for the reply.
+            InputDataError: There is nothing to answer, nothing to cut out of, or no room for the
+                reply.
         """
         if not request.prompt.strip():
             raise InputDataError(f"{request.id}: the prompt is empty")
+        if request.modality == SEGMENT and not (request.images or request.earlier_images):
+            raise InputDataError(f"{request.id}: there is no picture to segment; name one")
         chat = encode_chat(
             self._model.tokenizer,
             self._turns(request),
@@ -291,3 +296,14 @@ class Planner:
             return call
         phrase = phrase_before(ids, call.position, self._model.tokenizer, self._model.token_table)
         return dataclasses.replace(call, prompt=phrase or prompt)
+
+
+def _require_text(request: Request) -> None:
+    """Refuse a request whose words no tokenizer can read.
+
+    Raises:
+        InputDataError: It holds half of a character.
+    """
+    for turn in request.turns():
+        if isinstance(turn.content, str):
+            require_whole_characters(turn.content, request.id)

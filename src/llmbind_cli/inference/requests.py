@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -9,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmbind_cli.data.pictures import is_there
 from llmbind_cli.errors import InputDataError, LlmbindError
+from llmbind_cli.generators.base import SEED_LIMIT
 from llmbind_cli.model.chat_format import ChatTurn
+from llmbind_cli.tokens import require_whole_characters
 
 _KNOWN = frozenset({"id", "prompt", "image", "modality", "seed", "history", "reply"})
 _ROLES = {"human": "user", "gpt": "assistant"}
@@ -91,6 +95,7 @@ def read_requests(source: str) -> list[Request | BadLine]:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise InputDataError(f"{source}: cannot be read: {error.strerror}") from error
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     if source == "-":
         return _parse_lines(raw.split(b"\n"), "stdin")
     return _parse_lines(raw.split(b"\n"), source, beside=Path(source).parent)
@@ -129,7 +134,7 @@ def _parse_line(line: bytes, number: int, where: str, beside: Path | None) -> Re
         if fields.get("id") is not None:
             item_id = str(fields["id"])
         return _request(item_id, fields, beside)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, InputDataError) as error:
         return BadLine(id=item_id, error=InputDataError(f"{where}: {error}"))
 
 
@@ -137,16 +142,20 @@ def _request(item_id: str, fields: dict[str, Any], beside: Path | None) -> Reque
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError('"prompt" must be a text that is not empty')
+    require_whole_characters(prompt, '"prompt"')
     modality, seed, image = fields.get("modality"), fields.get("seed"), fields.get("image")
     if modality not in (None, "auto", "image", "video", "audio"):
         raise ValueError(f'"modality" must be auto, image, video or audio, got {modality!r}')
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
         raise ValueError(f'"seed" must be a whole number ≥ 0, got {seed!r}')
+    if seed is not None and seed >= SEED_LIMIT:
+        raise ValueError(f'"seed" must be a whole number below 2^63, got {seed}')
     if image is not None and not isinstance(image, str):
         raise ValueError(f'"image" must be a path, got {image!r}')
     reply = fields.get("reply")
     if reply is not None and not isinstance(reply, str):
         raise ValueError(f'"reply" must be a text, got {reply!r}')
+    require_whole_characters(reply or "", '"reply"')
     return Request(
         id=item_id,
         prompt=prompt,
@@ -162,9 +171,9 @@ def _request(item_id: str, fields: dict[str, Any], beside: Path | None) -> Reque
 def _picture(image: str, beside: Path | None) -> Path:
     """Return a picture's path as it stands, or in the folder ``beside`` if it is there alone."""
     path = Path(image)
-    if beside is not None and not path.is_absolute() and not path.exists():
+    if beside is not None and not path.is_absolute() and not is_there(path):
         neighbour = beside / path
-        return neighbour if neighbour.is_file() else path
+        return neighbour if is_there(neighbour) else path
     return path
 
 
@@ -179,7 +188,8 @@ def _history(value: Any) -> tuple[ChatTurn, ...]:
             raise ValueError(expected)
         if not isinstance(turn.get("value"), str):
             raise ValueError(expected)
-        turns.append(ChatTurn(role=_ROLES[speaker], content=turn["value"]))  # type: ignore[arg-type]
+        said = require_whole_characters(turn["value"], '"history"')
+        turns.append(ChatTurn(role=_ROLES[speaker], content=said))  # type: ignore[arg-type]
     if len(turns) % 2:
         raise ValueError('"history" must end with a gpt turn')
     return tuple(turns)

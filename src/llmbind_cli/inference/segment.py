@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ from llmbind_cli.model.config import BundleConfig
 from llmbind_cli.weights.atomic import write_atomically
 
 _SUFFIXES = {"png": ".png", "rle": ".json"}
+# No mask is written as one of these, and no folder is meant by them.
+_UNWRITTEN = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 
 def segment_picture(
@@ -74,7 +79,7 @@ def segment_picture(
         # The seed does not hang on the file's name, which only names the result.
         seed=item_seed(seed, "segment"),
     )
-    with _destination(out, masks) as (folder, deliver):
+    with _destination(out, masks, image) as (folder, deliver):
         lines = _point(request, masks, folder, options, max_new_tokens=max_new_tokens, seed=seed)
         for line in deliver(lines):
             show(line)
@@ -151,12 +156,15 @@ _Deliver = Callable[[Sequence[ResultLine]], list[ResultLine]]
 
 
 @contextmanager
-def _destination(out: Path, masks: MaskSettings) -> Iterator[tuple[ArtifactFolder, _Deliver]]:
+def _destination(
+    out: Path, masks: MaskSettings, image: Path
+) -> Iterator[tuple[ArtifactFolder, _Deliver]]:
     """Yield the folder to work in, and what brings the results to where they belong.
 
     Raises:
         OutputError: ``out`` cannot be written.
-        UsageError: It is a file whose suffix is not that of the format.
+        UsageError: It is a file whose suffix is not that of the format, or a name that results
+            take from it is that of the picture.
     """
     if not _is_file_name(out):
         yield ArtifactFolder(out=out), list
@@ -167,8 +175,24 @@ def _destination(out: Path, masks: MaskSettings) -> Iterator[tuple[ArtifactFolde
         )
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{out}: cannot be written; is {out.parent} a folder that you may write?")
+    _spare(image, out)
     with tempfile.TemporaryDirectory() as folder:
         yield ArtifactFolder(out=Path(folder)), lambda lines: _move(lines, out)
+
+
+def _spare(image: Path, out: Path) -> None:
+    """Refuse an output file if it, or a name that :func:`_move` takes from it, is the picture.
+
+    Raises:
+        UsageError: It is.
+    """
+    # The first mask has no number, so the others count from 2.
+    name = re.compile(
+        rf"{re.escape(out.stem)}(-([2-9]|[1-9]\d+))?(-{OVERLAY})?\.(png|json)", re.IGNORECASE
+    )
+    for path in out.parent.iterdir():
+        if name.fullmatch(path.name) and path.exists() and path.samefile(image):
+            raise UsageError(f"--out {out}: {path} is the picture itself; name another file")
 
 
 def _move(lines: Sequence[ResultLine], out: Path) -> list[ResultLine]:
@@ -176,9 +200,10 @@ def _move(lines: Sequence[ResultLine], out: Path) -> list[ResultLine]:
     moved, taken = [], 0
     for line in lines:
         files = []
-        for file in line.files:
+        # The first file is the mask or box; what comes with it is the overlay.
+        for place, file in enumerate(line.files):
             made = Path(file.path)
-            is_overlay = f"-{OVERLAY}-" in made.name
+            is_overlay = place > 0
             taken += not is_overlay
             number = "" if taken == 1 else f"-{taken}"
             label = f"-{OVERLAY}" if is_overlay else ""
@@ -197,4 +222,4 @@ def _copy(made: Path, stream: BinaryIO) -> None:
 
 
 def _is_file_name(out: Path) -> bool:
-    return out.suffix.lower() in _SUFFIXES.values() and not out.is_dir()
+    return out.suffix.lower() in {*_SUFFIXES.values(), *_UNWRITTEN} and not out.is_dir()

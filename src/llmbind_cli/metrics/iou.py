@@ -19,7 +19,10 @@ IGNORED = 255
 Compat = Literal["lisa"]
 """Whose digits to give instead of exact quotients."""
 
-_LISA_PAIR, _LISA_SUM = 1e-5, 1e-10
+LISA_SUM = 1e-10
+"""What LISA's code adds to the sum of all unions."""
+
+_LISA_PAIR = 1e-5
 
 Mask = Any
 """[H, W], or its pixels in a row: numpy or torch, bools, or numbers that are 0 or a label."""
@@ -92,7 +95,7 @@ def combine(counts: Iterable[PairCounts], *, compat: Compat | None = None) -> Io
     intersection = sum(pair.intersection for pair in listed)
     union = sum(pair.union for pair in listed)
     if compat == "lisa":
-        ciou = intersection / (union + _LISA_SUM)
+        ciou = intersection / (union + LISA_SUM)
     else:
         ciou = intersection / union if union else 1.0
     ious = [overlap(pair, compat=compat) for pair in listed]

@@ -16,6 +16,8 @@ Array = np.ndarray[Any, Any]
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
+_SEEDS = 2**32
+"""How many seeds NumPy's generator of that time knows."""
 
 
 class KernelDistance(NamedTuple):
@@ -40,7 +42,7 @@ def kernel_distance(
         y: [m, D].
         subsets: How many subsets are drawn, without replacement within each.
         subset_size: s, between 2 and the smaller of n and m.
-        seed: Of the subsets.
+        seed: Of the subsets, modulo 2³².
 
     Raises:
         ValueError: Shapes do not fit, or there are too few samples.
@@ -53,7 +55,7 @@ def kernel_distance(
         raise ValueError(f"subset_size must be between 2 and {smaller}, got {subset_size}")
     if subsets < 1:
         raise ValueError(f"subsets must be ≥ 1, got {subsets}")
-    draws = np.random.RandomState(seed)
+    draws = np.random.RandomState(seed % _SEEDS)
     distances = [
         _mmd(
             first[draws.choice(len(first), subset_size, replace=False)],

@@ -48,7 +48,7 @@ class MakeSection(Section):
         direct: Hand the words to the generator of the modality as they are.
         modality: What is made; ``None`` lets the model choose.
         max_new_tokens: Longest reply.
-        batch_size: Requests decided at once.
+        batch_size: Requests decided at once; ``edit`` takes none.
         router_load: Add to each line of a plan which experts its request went to.
         teacher_forced: Take each request's own ``reply`` for the model's, as LISA scores masks.
     """
@@ -71,6 +71,8 @@ class MakeSection(Section):
             raise ValueError("direct needs a modality")
         if self.router_load and self.kind != "plan":
             raise ValueError("router_load is for kind = 'plan'")
+        if self.kind == "edit" and "batch_size" in self.model_fields_set:
+            raise ValueError("batch_size is not for kind = 'edit'")
         if self.teacher_forced and self.kind != "segment":
             raise ValueError("teacher_forced is for kind = 'segment'")
         return self

@@ -12,7 +12,12 @@ token.
 
 from __future__ import annotations
 
-from llmbind_cli.tokens.encoding import control_tokens, encode_reply_text, encode_user_text
+from llmbind_cli.tokens.encoding import (
+    control_tokens,
+    encode_reply_text,
+    encode_user_text,
+    require_whole_characters,
+)
 from llmbind_cli.tokens.reply import (
     ReplyError,
     TaskCall,
@@ -45,5 +50,6 @@ __all__ = [
     "phrase_before",
     "register_task_tokens",
     "reply_text",
+    "require_whole_characters",
     "tasks_named",
 ]

@@ -7,6 +7,7 @@ import re
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from llmbind_cli.errors import InputDataError
 from llmbind_cli.tokens.table import TokenTable
 
 _control: WeakKeyDictionary[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
@@ -53,6 +54,31 @@ def encode_user_text(tokenizer: Any, text: str) -> list[int]:
     if control.keys().isdisjoint(ids):
         return ids
     return [i for character in text for i in _encode(tokenizer, character) if i not in control]
+
+
+def require_whole_characters(text: str, where: str) -> str:
+    """Refuse what no tokenizer can read, though a Python text can hold it.
+
+    JSON can spell half of a surrogate pair, and bytes of a command line that are no UTF-8 arrive as
+    such halves too.
+
+    Args:
+        text: Any text.
+        where: What messages call it.
+
+    Returns:
+        The text as it is.
+
+    Raises:
+        InputDataError: It holds half of a character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputDataError(
+            f"{where}: {text[error.start]!a} is half of a character; write it as a whole"
+        ) from None
+    return text
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

@@ -11,6 +11,7 @@ import pytest
 
 from llmbind_cli.app import main
 from llmbind_cli.inference import planner
+from llmbind_cli.weights.lock import exclusive_lock
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +162,40 @@ def test_other_flags_are_another_job(run, made, flags, difference):
     code, lines, errors = run(rows_of("a"), "--direct", *flags)
     assert (code, lines, made()) == (78, [], [])
     assert difference in errors
+
+
+def test_a_refused_command_leaves_no_job_behind(run, made, tmp_path):
+    rows = [{"id": "a", "prompt": "thing a"}]
+    code, _, errors = run(rows, "--direct")
+    assert (code, "hands 'a' to no generator" in errors) == (2, True)
+    assert not (tmp_path / "out").exists()
+    assert run(rows, "--direct", "--modality", "image")[0] == 0
+    assert made() == ["image thing a"]
+
+
+@pytest.mark.parametrize("first", [[], ["--shard", "1/2"]])
+def test_a_job_that_made_nothing_gives_way_to_another(run, made, tmp_path, first):
+    rows = [{"id": "item 1", "prompt": "secret", "modality": "image"}]
+    assert run(rows, "--direct", "--seed", 1, *first)[0] == 3
+    code, lines, _ = run(rows_of("item 1"), "--direct", "--dry-run")
+    assert (code, lines[0]["to_do"]) == (0, 1)
+    made()
+    code, lines, _ = run(rows_of("item 1"), "--direct")
+    assert (code, made()) == (0, ["image thing item 1"])
+    assert [line["status"] for line in manifest(tmp_path / "out")] == ["ok"]
+    assert run(rows_of("item 1"), "--direct", "--seed", 1)[0] == 78
+
+
+def test_a_job_that_decided_or_is_at_work_gives_way_to_none(run, replies, tmp_path):
+    replies["thing"] = "Clouds cool."
+    rows = [{"id": "item 1", "prompt": "thing"}]
+    assert run(rows, out="decided")[0] == 3
+    assert run(rows, "--seed", 1, out="decided")[0] == 78
+    rows = [{"id": "item 1", "prompt": "secret", "modality": "image"}]
+    assert run(rows, "--direct", "--shard", "1/2")[0] == 3
+    with exclusive_lock(tmp_path / "out" / ".lock-1-of-2"):
+        assert run(rows, "--direct", "--shard", "2/2", "--seed", 1)[0] == 78
+    assert run(rows, "--direct", "--shard", "2/2", "--seed", 1)[0] == 0
 
 
 def test_other_weights_are_another_job(run, replies, bundle, tmp_path):

@@ -139,6 +139,67 @@ def test_decided_shards_merge_with_their_decisions(generate, bundle, replies, tm
     assert sorted(statuses) == ["empty", *["skipped"] * 10]
 
 
+def test_a_merge_keeps_what_earlier_merges_and_runs_put_into_the_folder(generate, batch, tmp_path):
+    for number in (1, 2):
+        batch(ROWS, "--shard", f"{number}/2", out=f"part-{number}")
+    ids = [row["id"] for row in ROWS]
+    assert generate("--merge", "part-1", "--out", "steps")[0] == 3
+    assert generate("--merge", "part-2", "--out", "steps")[0] == 0
+    assert [line["id"] for line in lines_of(tmp_path / "steps/manifest.jsonl")] == ids
+    assert generate("--merge", "part-1", "--out", "topped")[0] == 3
+    added = [*ROWS, {"id": "new", "prompt": "thing", "modality": "image"}]
+    assert batch(added, out="topped")[0] == 0
+    for _ in range(2):
+        assert generate("--merge", "part-1", "--out", "topped")[0] == 0
+        merged = lines_of(tmp_path / "topped/manifest.jsonl")
+        assert [line["id"] for line in merged] == [*ids, "new"]
+    assert generate("--merge", "part-1", "--merge", "part-2", "--out", "part-1")[0] == 0
+    assert generate("--merge", "part-1", "--out", "part-1")[0] == 0
+    assert [line["id"] for line in lines_of(tmp_path / "part-1/manifest.jsonl")] == ids
+
+
+def test_a_folder_named_twice_is_merged_once(generate, batch, tmp_path):
+    for number in (1, 2):
+        batch(ROWS, "--shard", f"{number}/2", out=f"part-{number}")
+    sources = ["part-1", tmp_path / "part-1", "part-2"]
+    assert generate(*(w for s in sources for w in ("--merge", s)), "--out", "whole")[0] == 0
+    merged = lines_of(tmp_path / "whole/manifest.jsonl")
+    assert [line["id"] for line in merged] == [row["id"] for row in ROWS]
+
+
+def test_decisions_of_an_earlier_merge_stay(generate, bundle, replies, tmp_path):
+    replies["cat"] = "<gen>a cat</gen>"
+    rows = [{"id": str(n), "prompt": "cat"} for n in range(6)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = ["--model", bundle, "--from", "r.jsonl", *fake_makers.FLAGS]
+    for number, code in ((1, 3), (2, 0)):
+        generate(*base, "--shard", f"{number}/2", "--out", f"part-{number}")
+        assert generate("--merge", f"part-{number}", "--out", "whole")[0] == code
+    decided = lines_of(tmp_path / "whole/decisions.jsonl")
+    assert sorted(line["id"] for line in decided) == list("012345")
+    replies.clear()
+    printed = generate(*base, "--out", "whole", "--json")[1]
+    assert {json.loads(line)["status"] for line in printed.splitlines()} == {"skipped"}
+
+
+def test_a_bad_line_counts_until_it_is_cured(generate, batch, tmp_path):
+    sources = ["--merge", "part-1", "--merge", "part-2"]
+
+    def both(rows):
+        return [batch(rows, "--shard", f"{n}/2", out=f"part-{n}")[0] for n in (1, 2)]
+
+    assert sorted(both([ROWS[0], "broken"])) == [0, 3]  # a text is no object
+    code, _, errors = generate(*sources, "--out", "whole")
+    assert (code, "0 of 1 items are missing and 1 failed" in errors) == (3, True)
+    # Merged again from the other part alone, its record stays.
+    (bad,) = (n for n in (1, 2) if Shard(index=n, count=2).takes("line-2"))
+    assert generate("--merge", f"part-{3 - bad}", "--out", "whole")[0] == 3
+    assert both([ROWS[0], ROWS[1]]) == [0, 0]
+    assert generate(*sources, "--out", "whole")[0] == 0
+    merged = lines_of(tmp_path / "whole/manifest.jsonl")
+    assert [line["id"] for line in merged] == ["item 0", "item 1"]
+
+
 @pytest.mark.parametrize("held", ["nothing", "another job", "other files"])
 def test_what_does_not_belong_together_is_not_merged(generate, batch, tmp_path, held):
     batch(ROWS, "--shard", "1/2", out="a")

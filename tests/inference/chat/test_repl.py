@@ -134,19 +134,31 @@ def test_the_commands_of_the_loop(repl, replies, type_in, capsys, tmp_path, pict
     saved = tmp_path / "talk.jsonl"
     type_in(
         "/help", f"/image {picture}", "hi", f"/save {saved}", "/reset",
-        f"/save {tmp_path}/empty.jsonl", "/image nowhere.png", "/dance", "/lsit", "/save",
+        f"/save {tmp_path}/empty.jsonl", "/image nowhere.png", f"/image {'a' * 300}",
+        "/dance", "/lsit", "/save",
         "/use x", "/session",
     )  # fmt: skip
     repl.run()
     errors = capsys.readouterr().err
     for expected in (
         "/reset          forget", "attached my photo.png as #1", "nowhere.png: no such file",
+        "aaa: no such file",
         "no command /dance; /help lists them", "no command /lsit; did you mean /list?",
         "/save needs a file name", "/use needs a number", "kept nowhere", "a new conversation",
     ):  # fmt: skip
         assert expected in errors
     assert len(json.loads(saved.read_text())["conversations"]) == 2
     assert json.loads((tmp_path / "empty.jsonl").read_text())["conversations"] == []
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/x.png", "x" * 300])
+def test_a_name_that_no_file_can_have_does_not_end_the_loop(repl, replies, type_in, capsys, name):
+    replies["rain"] = "Clouds cool."
+    type_in(f"/image {name}", f"/save {name}", f"/session {name}", "rain")
+    repl.run()
+    captured = capsys.readouterr()
+    assert captured.out == "Clouds cool.\n\n"
+    assert captured.err.count(f"{name}: cannot be used as a file name: ") == 3
 
 
 @pytest.mark.parametrize("spelling", ["'{}'", '"{}"', "{}"])

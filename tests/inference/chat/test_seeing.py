@@ -6,14 +6,20 @@ import json
 
 import pytest
 import torch
+from painters import all_generators
 from PIL import Image
 from tiny_binding_model import build
 from tiny_language_models import save_base
 from tiny_vision import light_sight, picture, save_efficientnet
 
 from llmbind_cli import app
+from llmbind_cli.errors import PartialFailure
 from llmbind_cli.inference import planner
+from llmbind_cli.inference.chat.journal import open_journal
+from llmbind_cli.inference.chat.replay import replay
 from llmbind_cli.inference.chat.session import Session
+from llmbind_cli.inference.chat.turn import Turn
+from llmbind_cli.inference.masks import MaskSettings, WithMasks
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.model.decode import Reply
 from llmbind_cli.tokens import encode_reply_text
@@ -89,8 +95,6 @@ def test_two_pictures_stay_in_order_over_the_turns(model, heard, photos):
 
 
 def test_a_kept_conversation_goes_on_with_its_pictures(model, heard, photos, tmp_path):
-    from llmbind_cli.inference.chat.journal import open_journal
-
     heard["replies"] += ["A cat.", "Red."]
     path = tmp_path / "talk.jsonl"
     with open_journal(path) as journal:
@@ -103,6 +107,42 @@ def test_a_kept_conversation_goes_on_with_its_pictures(model, heard, photos, tmp
         session.keep(journal)
         session.ask("which colour?")
     assert [len(seen) for seen in heard["images"]] == [1, 1]
+
+
+def test_a_kept_conversation_goes_on_without_a_picture_that_is_gone(
+    model, heard, photos, tmp_path, capsys
+):
+    from llmbind_cli.inference.chat.journal import open_journal
+
+    heard["replies"] += ["A cat.", "A dog.", "The dog.", "Red.", "Both."]
+    path = tmp_path / "talk.jsonl"
+
+    def ask(words, *attached):
+        with open_journal(path) as journal:
+            session = session_of(model)
+            session.keep(journal)
+            for photo in attached:
+                session.attach(photo)
+            session.conclude(session.ask(words), [])
+
+    ask("what is this?", photos[0])
+    ask("and this?", photos[1])
+    photos[0].rename(tmp_path / "elsewhere.png")
+    assert capsys.readouterr().err == ""
+    ask("which barks?")
+    told = f"{photos[0]}: is gone; the conversation goes on without this picture"
+    assert capsys.readouterr().err.count(told) == 1
+    with open_journal(path) as journal:
+        session = session_of(model)
+        session.keep(journal)
+        session.attach(photos[1])
+        photos[1].rename(tmp_path / "nowhere.png")
+        session.conclude(session.ask("which colour?"), [])
+    assert capsys.readouterr().err.count("is gone") == 3
+    (tmp_path / "elsewhere.png").rename(photos[0])
+    (tmp_path / "nowhere.png").rename(photos[1])
+    ask("which are there?")
+    assert [len(seen) for seen in heard["images"]] == [1, 2, 1, 0, 2]
 
 
 @pytest.fixture
@@ -147,3 +187,73 @@ def test_pointing_without_a_picture_is_told(bundle, heard, tmp_path, capsys):
     heard["replies"].append("There <seg>.")
     assert chat("where?", "--model", bundle, "--out", tmp_path) == 2
     assert "this conversation has none" in capsys.readouterr().err
+
+
+@pytest.fixture
+def talk(model, tmp_path):
+    """Goes on with a conversation kept in a file; returns what was made by the messages."""
+
+    def go_on(*messages, attach=()):
+        made = []
+        with open_journal(tmp_path / "talk.jsonl") as journal:
+            session = session_of(model)
+            session.keep(journal)
+            for path in attach:
+                session.attach(path)
+            makers = WithMasks(all_generators(), lambda: model, MaskSettings())
+            out = tmp_path / "out"
+            turn = Turn(session, makers, out=out, seed=0, on_file=made.append)
+            for message in messages:
+                turn.run(message, stream=True)
+        return made
+
+    return go_on
+
+
+def test_a_picture_made_here_is_shown_before_it_is_cut_up(heard, talk, tmp_path, capsys):
+    """The reply that pointed at what the model had not seen is given up, and never shown."""
+    heard["replies"] += ["<gen>a cat</gen>", "Wrong <seg>.", "The cat <seg>.", "Its ear <seg>."]
+    (drawn,) = talk("draw a cat")
+    (mask,) = talk("mark the cat")
+    assert (mask.task, mask.source, mask.prompt) == ("segment", drawn.number, "The cat")
+    with Image.open(mask.path) as opened:
+        assert opened.size == (12, 8)
+    assert [len(seen) for seen in heard["images"]] == [0, 0, 1]
+    assert "Wrong" not in heard["texts"][-1]
+    assert capsys.readouterr().out == "[image: a cat]\nThe cat [segment].\n"
+    # What was shown once stays in sight, also of the one that goes on with the conversation.
+    (ear,) = talk("and the ear")
+    assert ear.source == drawn.number
+    assert [len(seen) for seen in heard["images"]] == [0, 0, 1, 1]
+    replay(tmp_path / "talk.jsonl", generators=all_generators(), out=tmp_path / "again")
+
+
+def test_a_picture_made_here_and_named_is_shown_beside_the_attached_one(heard, talk, photos):
+    heard["replies"] += ["<gen>a dog</gen>", "There <seg>.", "Both <seg>.", "One <seg>."]
+    talk("draw a dog", attach=photos[:1])
+    (mask,) = talk("mark the dog in the last picture")
+    assert (mask.source, mask.prompt) == (2, "Both")
+    (mask,) = talk("mark the sky in the first picture")
+    assert mask.source == 1
+    assert [len(seen) for seen in heard["images"]] == [1, 1, 2, 2]
+
+
+def test_talk_about_a_picture_made_here_is_decided_once(heard, talk, capsys):
+    heard["replies"] += [
+        "<gen>a dog</gen>",
+        "You are welcome.",
+        "One <gen>a cat</gen> <seg>",
+        "No.",
+    ]
+    talk("draw a dog", "thanks", "draw a cat, and mark it")
+    assert [len(seen) for seen in heard["images"]] == [0, 0, 0, 1]
+    assert capsys.readouterr().out == "[image: a dog]\nYou are welcome.\nNo.\n"
+    assert heard["replies"] == []
+
+
+def test_an_answer_that_fails_leaves_its_picture_out(heard, talk):
+    heard["replies"] += ["<gen>a dog</gen>", "<seg>", "<gen>half", "Hello."]
+    with pytest.raises(PartialFailure, match="ends before"):
+        talk("draw a dog", "mark the dog")
+    talk("hello")
+    assert [len(seen) for seen in heard["images"]] == [0, 0, 1, 0]

@@ -80,6 +80,28 @@ def test_an_attached_picture_goes_with_the_next_message_only(session, replies, p
     assert session.ask("again").request.images == ()
 
 
+def test_a_retry_does_not_attach_its_picture_twice(new_session, replies, photo, tmp_path):
+    replies |= {"cat": "<gen>a c", "dog": "A dog."}
+    for words in ("cat", "dog"):
+        with open_journal(tmp_path / "talk.jsonl") as journal:
+            session = new_session()
+            session.keep(journal)
+            assert session.attach(photo).number == 1
+            plan = session.ask(words)
+            assert plan.request.images == (photo,)
+            if plan.error is None:
+                session.conclude(plan, [])
+    kinds = [type(event).__name__ for event in read_journal(tmp_path / "talk.jsonl")]
+    assert kinds == ["AttachEvent", "TurnEvent"]
+
+
+def test_a_picture_that_is_attached_again_is_the_one_in_hand(session, photo, tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
+    session.attach(photo)
+    session.attach(tmp_path / "red.png")
+    assert session.attach(photo) == session.history.in_hand
+
+
 def test_a_file_that_is_no_picture_is_not_attached(session, tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(InputDataError, match="cannot be read as a picture"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -109,6 +110,7 @@ def read_label_maps(
     listed = _class_file(name, root, layout, classes)
     names = read_class_names(listed)
     left_out = {n for n, said in names.items() if dataset == "cocostuff" and "-" in said[0]}
+    own_names = _own_names(names)
     photos = root / layout.photos.format(split=split)
     present: dict[Path, list[int]] = {}
     for path in paths:
@@ -131,7 +133,7 @@ def read_label_maps(
         shown = [names[number][0] for number in found]
         regions = tuple(
             Region(
-                names=names[number],
+                names=own_names[number],
                 naming="class",
                 mask=LabelMask(path, frozenset({number + layout.first - 1})),
                 ignored=LabelMask(path, frozenset(values)),
@@ -140,17 +142,33 @@ def read_label_maps(
             for number in found
         )
         if regions:
+            # A class is not absent under a word that one in the picture may be called by.
+            said = [name for number in found for name in names[number]]
             pictures.append(
                 AnnotatedPicture(
                     id=f"{split}/{path.stem}",
                     picture=PictureFile(photo, picture_key(dataset, f"{split}/{photo.name}")),
                     regions=regions,
                     facts=presence_facts(
-                        dict.fromkeys(shown, 0), absent_names(frequent, shown, path.stem)
+                        dict.fromkeys(shown, 0), absent_names(frequent, said, path.stem)
                     ),
                 )
             )
     return finish_annotations(name, pictures, skip_missing=skip_missing, files=[listed])
+
+
+def _own_names(names: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
+    """Return the names of each class without the synonyms that another class has too.
+
+    ADE20K calls both earth and land "ground", and a toilet "stool", which is a class of its own. A
+    class keeps its first name.
+    """
+    spelled = {number: {name.lower() for name in said} for number, said in names.items()}
+    uses = Counter(name for some in spelled.values() for name in some)
+    return {
+        number: (said[0], *(name for name in said[1:] if uses[name.lower()] == 1))
+        for number, said in names.items()
+    }
 
 
 def _class_file(name: str, root: Path, layout: _Layout, given: Path | None) -> Path:

@@ -27,7 +27,7 @@ from llmbind_cli.evaluation.scores import FamilyScores
 from llmbind_cli.pages import html_page
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_COUNTS = frozenset({"intersection", "union"})
+_COUNTS = frozenset({"intersection", "union", "union_added"})
 _WRONG = 24
 """Wrongly routed requests that are listed."""
 

@@ -52,7 +52,8 @@ def run_batch(
 
     Raises:
         PartialFailure: Some items failed; the others are done.
-        UsageError: A setting of the generators concerns none of the items.
+        UsageError: A setting of the generators concerns none of the items, or an item goes to no
+            generator.
         LockHeldError: Another run works in the folder.
         ConfigurationError: The folder holds another job.
         LlmbindError: The run as a whole failed; what was done stays.
@@ -61,6 +62,11 @@ def run_batch(
     requests = [item for item in items if isinstance(item, Request)]
     options.settings.refuse_unused(settings.modalities(requests))
     shard = settings.shard
+    own = [
+        settings.with_modality(item) if isinstance(item, Request) else item
+        for item in items
+        if shard.takes(item.id)
+    ]
     folder = ArtifactFolder(out=settings.out, shard=shard)
     with exclusive_lock(
         folder.lock,
@@ -69,11 +75,6 @@ def run_batch(
     ):
         registry = options.generators(settings.generators)
         card = open_job(settings, options, requests, registry=registry, folder=folder)
-        own = [
-            settings.with_modality(item) if isinstance(item, Request) else item
-            for item in items
-            if shard.takes(item.id)
-        ]
         with (
             GracefulInterrupt() as interrupt,
             console.progress(total=len(own), desc="items") as bar,

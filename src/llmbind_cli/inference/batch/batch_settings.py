@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmbind_cli.errors import NothingToDo, UsageError
+from llmbind_cli.errors import InputDataError, NothingToDo, UsageError
 from llmbind_cli.generators.registry import MODALITIES
 from llmbind_cli.inference.decisions import Decision
 from llmbind_cli.inference.dispatch import Job, item_seed, jobs_of_reply
@@ -15,6 +15,9 @@ from llmbind_cli.inference.masks import MaskSettings
 from llmbind_cli.inference.model_options import ModelOptions
 from llmbind_cli.inference.requests import BadLine, Request, read_requests
 from llmbind_cli.inference.shards import Shard
+
+_ONE_TASK = ("edit", "segment")
+"""Tasks of commands that do nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,8 @@ class BatchSettings:
     def read(self) -> list[Request | BadLine]:
         """Return all requests of the file, of every shard, each as its line has it.
 
+        A line that asks for another task than the command's only one is a bad one.
+
         Raises:
             InputDataError: The file cannot be read, or an id stands for two requests.
             NothingToDo: There are none, and that is to be an error.
@@ -77,7 +82,17 @@ class BatchSettings:
         items = read_requests(self.requests)
         if not items and self.fail_if_empty:
             raise NothingToDo(f"{self.requests}: there are no requests")
-        return items
+        return [self._refuse_other_modality(item) for item in items]
+
+    def _refuse_other_modality(self, item: Request | BadLine) -> Request | BadLine:
+        """Turn a line that asks ``edit`` or ``segment`` for something else into a bad one."""
+        if isinstance(item, BadLine) or item.modality is None or self.modality not in _ONE_TASK:
+            return item
+        error = InputDataError(
+            f'{item.id}: "modality" is {item.modality!r}, and this command makes {self.modality}; '
+            f"leave it out"
+        )
+        return BadLine(id=item.id, error=error)
 
     def modalities(self, requests: Iterable[Request]) -> set[str]:
         """Return what requests are for; empty where the model chooses for one of them."""

@@ -12,7 +12,7 @@ from llmbind_cli.console import console
 from llmbind_cli.inference.artifacts import ResultLine
 from llmbind_cli.inference.batch.batch_settings import BatchSettings, jobs_of
 from llmbind_cli.inference.batch.job import JobCard
-from llmbind_cli.inference.batch.job_folder import card_of
+from llmbind_cli.inference.batch.job_folder import card_after, card_of
 from llmbind_cli.inference.batch.ledger import Ledger
 from llmbind_cli.inference.decisions import Decision
 from llmbind_cli.inference.dispatch import Job
@@ -102,7 +102,7 @@ def run_dry(settings: BatchSettings, options: ModelOptions) -> None:
     if known is not None:
         registry = options.generators(settings.generators)
         card = card_of(settings, options, requests, registry=registry, known=known)
-        known.continued_by(card, out=settings.out)
+        card_after(known, card, out=settings.out)
     own = [settings.with_modality(r) for r in requests if settings.shard.takes(r.id)]
     num_bad = sum(settings.shard.takes(item.id) for item in items) - len(own)
     estimate = estimate_of(own, settings, num_bad=num_bad)

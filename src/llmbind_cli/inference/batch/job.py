@@ -143,5 +143,7 @@ def _digest(request: Request) -> str:
         request.seed,
         request.extra,
     ]
+    if request.reply is not None:
+        content.append(request.reply)
     text = json.dumps(content, sort_keys=True)  # escapes keep lone surrogates encodable
     return hashlib.sha256(text.encode()).hexdigest()[:16]

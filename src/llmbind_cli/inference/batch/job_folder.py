@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
-from llmbind_cli.errors import OutputError
+from llmbind_cli.errors import ConfigurationError, InputDataError, LockHeldError, OutputError
 from llmbind_cli.generators.registry import GeneratorRegistry
 from llmbind_cli.inference.artifacts import ArtifactFolder
 from llmbind_cli.inference.batch.batch_settings import BatchSettings
@@ -52,7 +53,12 @@ def open_job(
                         f"name another --out"
                     )
         else:
-            card = known.continued_by(card, out=out)
+            # This run holds its own lock, and that of the whole folder.
+            others = [
+                other for other in _shards_of(known) if other not in (Shard(), settings.shard)
+            ]
+            locks = [ArtifactFolder(out=out, shard=other).lock for other in others]
+            card = card_after(known, card, out=out, locks=locks)
         folder.replaces = known is not None
         if card != known:
             card.write(out)
@@ -87,6 +93,51 @@ def card_of(
         shards=settings.shard.count,
         requests=digests(requests),
     )
+
+
+def card_after(known: JobCard, card: JobCard, *, out: Path, locks: Iterable[Path] = ()) -> JobCard:
+    """Return the card of an output folder that another run comes to.
+
+    A job that has neither a result nor a decision, as one with a wrong flag, gives way.
+
+    Args:
+        known: The card in the folder.
+        card: The card of the run.
+        out: The folder.
+        locks: What runs that may be at work on the known job hold.
+
+    Raises:
+        ConfigurationError: The folder holds another job.
+        InputDataError: An id stands for another request than before.
+    """
+    try:
+        return known.continued_by(card, out=out)
+    except (ConfigurationError, InputDataError):
+        if _has_made_something(known, out) or any(_is_held(lock) for lock in locks):
+            raise
+        return card
+
+
+def _has_made_something(card: JobCard, out: Path) -> bool:
+    for shard in {Shard(), *_shards_of(card)}:
+        ledger = Ledger(out=out, shard=shard)
+        if ledger.decisions:
+            return True
+        if any(line.status == "ok" and line.id in card.requests for line in ledger.results):
+            return True
+    return False
+
+
+def _shards_of(card: JobCard) -> list[Shard]:
+    return [Shard(index=number, count=card.shards) for number in range(1, card.shards + 1)]
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with exclusive_lock(lock):
+            return False
+    except LockHeldError:
+        return True
 
 
 def _clear_leftovers(folder: ArtifactFolder, shard: Shard) -> None:

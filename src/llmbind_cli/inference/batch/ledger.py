@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbind_cli.inference.artifacts import ResultLine, manifest_path
-from llmbind_cli.inference.decisions import Decision
+from llmbind_cli.inference.decisions import Decision, is_record_of_bad_line
 from llmbind_cli.inference.dispatch import Job
 from llmbind_cli.inference.json_lines import append_lines, read_lines, replace_lines, to_json
 from llmbind_cli.inference.shards import Shard
@@ -43,6 +43,7 @@ class Ledger:
 
     def __init__(self, *, out: Path, shard: Shard) -> None:
         self.out = out
+        self.shard = shard
         self.manifest = manifest_path(out, shard)
         self.journal = out / f"decisions{shard.suffix}.jsonl"
         self._entries = [
@@ -115,11 +116,18 @@ class Ledger:
     def drop_stale(self, ids: Iterable[str]) -> None:
         """Take the lines of items that are to be done again out of the manifest.
 
+        Records of bad lines that the file has no more leave as well.
+
         Args:
-            ids: The items of this run; lines of other ids stay.
+            ids: The items of this run; results of other ids stay.
         """
         own = set(ids)
-        kept = [e for e in self._entries if e.stands or str(e.fields.get("id")) not in own]
+        kept = [
+            entry
+            for entry in self._entries
+            if entry.stands
+            or not (str(entry.fields.get("id")) in own or is_record_of_bad_line(entry.fields))
+        ]
         if len(kept) < len(self._entries):
             replace_lines(self.manifest, (entry.text for entry in kept))
             self._entries = kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +14,7 @@ from llmbind_cli.errors import ConfigurationError, OutputError, PartialFailure
 from llmbind_cli.inference.artifacts import ArtifactFile, ArtifactFolder, ResultLine
 from llmbind_cli.inference.batch.job import JOB_NAME, JobCard
 from llmbind_cli.inference.batch.ledger import Ledger, is_whole
-from llmbind_cli.inference.decisions import Decision
+from llmbind_cli.inference.decisions import Decision, is_record_of_bad_line
 from llmbind_cli.inference.json_lines import replace_lines, to_json
 from llmbind_cli.inference.shards import Shard
 from llmbind_cli.weights.atomic import write_atomically
@@ -36,23 +36,49 @@ def run_merge(sources: Sequence[Path], *, out: Path, wait_s: float) -> None:
         OutputError: ``out`` cannot be written, or holds something else.
     """
     card = _common_card(sources)
-    is_source = any(source.resolve() == out.resolve() for source in sources)
-    shards = [Shard(index=number, count=card.shards) for number in range(1, card.shards + 1)]
-    ledgers = [Ledger(out=source, shard=shard) for source in sources for shard in shards]
+    parts = {(source.resolve(), shard): source for source in sources for shard in _shards_of(card)}
+    is_source = out.resolve() in {folder for folder, _ in parts}
     folder = ArtifactFolder(out=out)
     with exclusive_lock(folder.lock, wait_s=wait_s):
+        earlier = JobCard.read(out)
         if not is_source:
-            _require_room(out, card)
-        lines, missing = _collect(card, ledgers)
-        merged = [replace(line, files=tuple(_bring(f, out) for f in line.files)) for line in lines]
+            card = _with_earlier(card, earlier, out=out)
+        shards = {Shard(): None} if earlier is None else {Shard(): None, **_shards_of(earlier)}
+        collected = _collect(
+            card,
+            [Ledger(out=source, shard=shard) for (_, shard), source in parts.items()],
+            [Ledger(out=out, shard=own) for own in shards if (out.resolve(), own) not in parts],
+        )
+        merged = [
+            replace(line, files=tuple(_bring(file, out) for file in line.files))
+            for line in collected.lines
+        ]
         replace_lines(folder.manifest, [line.to_json() for line in merged])
         if not is_source:
-            decisions = [decision for ledger in ledgers for decision in ledger.decisions]
             journal = Ledger(out=out, shard=Shard()).journal
-            replace_lines(journal, [to_json(decision.as_dict()) for decision in decisions])
+            replace_lines(journal, [to_json(made.as_dict()) for made in collected.decisions])
             replace(card, shards=1).write(out)
     console.result(str(folder.manifest))
-    _raise_incomplete(card, missing, {line.id for line in merged if line.error is not None})
+    _raise_incomplete(card, collected.missing, _failed(merged, card))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Collected:
+    """What the folders hold of a job.
+
+    Attributes:
+        lines: The results, in the order of requests.
+        missing: Ids of the requests that lack some.
+        decisions: One for each id that the model decided on.
+    """
+
+    lines: Sequence[ResultLine]
+    missing: Sequence[str]
+    decisions: Sequence[Decision]
+
+
+def _shards_of(card: JobCard) -> dict[Shard, None]:
+    return dict.fromkeys(Shard(index=n, count=card.shards) for n in range(1, card.shards + 1))
 
 
 def _common_card(sources: Sequence[Path]) -> JobCard:
@@ -68,32 +94,75 @@ def _common_card(sources: Sequence[Path]) -> JobCard:
     return card
 
 
-def _require_room(out: Path, card: JobCard) -> None:
-    """Refuse a folder that holds something else than an earlier merge of the same job."""
-    earlier = JobCard.read(out)
+def _with_earlier(card: JobCard, earlier: JobCard | None, *, out: Path) -> JobCard:
+    """Return the card with the requests of the job that an output folder holds already.
+
+    Raises:
+        ConfigurationError: That is another job.
+        OutputError: The folder holds something else.
+    """
     if earlier is not None:
         earlier.continued_by(replace(card, shards=earlier.shards), out=out)
-    elif any(not path.name.startswith(".") for path in out.iterdir()):
+        return replace(card, requests={**card.requests, **earlier.requests})
+    if any(not path.name.startswith(".") for path in out.iterdir()):
         raise OutputError(f"{out}: is not empty; name another --out")
+    return card
 
 
-def _collect(card: JobCard, ledgers: Sequence[Ledger]) -> tuple[list[ResultLine], list[str]]:
-    """Return the results in the order of requests, and the ids of those that lack some."""
-    decisions = {decision.id: decision for ledger in ledgers for decision in ledger.decisions}
-    found: dict[str, list[ResultLine]] = {}
-    for line in (line for ledger in ledgers for line in ledger.results):
-        if all(is_whole(Path(file.path), file.sha256) for file in line.files):
-            found.setdefault(line.id, []).append(line)
+def _collect(card: JobCard, parts: Sequence[Ledger], own: Sequence[Ledger]) -> _Collected:
+    """Choose the results of each item.
+
+    All of an item come from one ledger, the first of those that have most of it, so that they
+    belong to one reply.
+
+    Args:
+        card: The job.
+        parts: What the shards did.
+        own: What earlier merges, and runs since, left in the output folder.
+    """
+    ledgers = [*parts, *own]
+    found: dict[str, tuple[Ledger, list[ResultLine]]] = {}
+    for ledger in ledgers:
+        for item_id, results in _whole_results(ledger).items():
+            if item_id not in found or _num_good(results) > _num_good(found[item_id][1]):
+                found[item_id] = ledger, results
+    decisions = {made.id: made for ledger in reversed(ledgers) for made in ledger.decisions}
     lines, missing = [], []
     for item_id in card.requests:
+        chosen, results = found.pop(item_id, (None, []))
+        decision = None if chosen is None else chosen.decision(item_id)
+        if decision is not None:
+            decisions[item_id] = decision
         decision = decisions.get(item_id)
-        results = found.pop(item_id, [])
         lines += _in_call_order(results, decision)
         expected = 1 if decision is None else max(1, len(decision.calls))
         if len(results) < expected:
             missing.append(item_id)
-    # What is left are the records of lines that were no request.
-    return lines + [line for results in found.values() for line in results], missing
+    # What is left are the records of lines that were no request, and results of other runs.
+    for item_id, (ledger, results) in found.items():
+        if ledger in parts or not _is_cured(item_id, results, parts):
+            lines += results
+    return _Collected(lines=lines, missing=missing, decisions=list(decisions.values()))
+
+
+def _whole_results(ledger: Ledger) -> dict[str, list[ResultLine]]:
+    """Return id → its results whose files are as they were written."""
+    found: dict[str, list[ResultLine]] = {}
+    for line in ledger.results:
+        if all(is_whole(Path(file.path), file.sha256) for file in line.files):
+            found.setdefault(line.id, []).append(line)
+    return found
+
+
+def _num_good(results: Sequence[ResultLine]) -> int:
+    return sum(line.error is None for line in results)
+
+
+def _is_cured(item_id: str, results: Sequence[ResultLine], parts: Sequence[Ledger]) -> bool:
+    """Say whether the shard that recorded a bad line is there and no longer tells of it."""
+    return all(is_record_of_bad_line(line.as_dict()) for line in results) and any(
+        part.shard.takes(item_id) and part.manifest.is_file() for part in parts
+    )
 
 
 def _in_call_order(results: Sequence[ResultLine], decision: Decision | None) -> list[ResultLine]:
@@ -122,6 +191,16 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(content, stream)
 
     write_atomically(target, write)
+
+
+def _failed(lines: Sequence[ResultLine], card: JobCard) -> set[str]:
+    """Return the ids of the job's items that failed; those of other runs are not its own."""
+    return {
+        line.id
+        for line in lines
+        if line.error is not None
+        and (line.id in card.requests or is_record_of_bad_line(line.as_dict()))
+    }
 
 
 def _raise_incomplete(card: JobCard, missing: Sequence[str], failed: set[str]) -> None:

@@ -72,11 +72,6 @@ class History:
         return None if self._in_hand is None else self.find(self._in_hand)
 
     @property
-    def last_attached(self) -> HistoryEntry | None:
-        """The picture that the user attached last."""
-        return next((e for e in reversed(self._entries) if e.task == ATTACHED), None)
-
-    @property
     def next_number(self) -> int:
         """The number that the next file gets."""
         return len(self._entries) + 1

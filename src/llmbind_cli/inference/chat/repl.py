@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from llmbind_cli.console import console
+from llmbind_cli.data.pictures import is_there
 from llmbind_cli.errors import InputDataError, LlmbindError, UsageError
 from llmbind_cli.inference.chat.history import HistoryEntry
 from llmbind_cli.inference.chat.journal import open_journal
@@ -99,7 +100,7 @@ class Repl:
 
     def _image(self, argument: str) -> None:
         path = _path(argument)
-        if not argument or not path.is_file():
+        if not argument or not is_there(path):
             raise InputDataError(f"/image {argument}: no such file")
         entry = self._session.attach(path)
         console.log(f"attached {path.name} as #{entry.number}")
@@ -167,12 +168,21 @@ def show_numbered(entry: HistoryEntry) -> None:
 
 
 def _path(argument: str) -> Path:
-    """Read a file name as people paste it: with a tilde, quotation marks or escaped spaces."""
+    """Read a file name as people paste it: with a tilde, quotation marks or escaped spaces.
+
+    Raises:
+        InputDataError: No file can have this name.
+    """
     if len(argument) > 1 and argument[0] == argument[-1] and argument[0] in "'\"":
         argument = argument[1:-1]
-    path = Path(argument).expanduser()
-    if not path.exists() and "\\ " in argument:
-        path = Path(argument.replace("\\ ", " ")).expanduser()
+    try:
+        path = Path(argument).expanduser()
+        if not path.exists() and "\\ " in argument:
+            path = Path(argument.replace("\\ ", " ")).expanduser()
+    except (OSError, RuntimeError) as error:
+        # Too long, or the home of somebody who is not there.
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputDataError(f"{argument}: cannot be used as a file name: {why}") from error
     return path
 
 

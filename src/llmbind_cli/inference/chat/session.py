@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+from llmbind_cli.console import console
 from llmbind_cli.data.pictures import read_picture
 from llmbind_cli.errors import InputDataError, UsageError
 from llmbind_cli.inference.artifacts import ArtifactFile
@@ -53,7 +56,7 @@ class Session:
         self._turns: list[ChatTurn] = []
         self._attached: list[HistoryEntry] = []
         # The pictures of the turns so far, in the order in which the model saw them.
-        self._seen: list[Path] = []
+        self._seen: list[HistoryEntry] = []
         self._events: list[Event] = []
         # Counts on over a reset, so that no two turns share a seed or a file name.
         self._turn = 0
@@ -66,14 +69,20 @@ class Session:
     def attach(self, image: Path) -> HistoryEntry:
         """Attach a picture to the next message; it is the picture in hand from now on.
 
+        One that waits for that message already, as after a turn that failed, is not taken twice.
+
         Raises:
             InputDataError: It is no picture that can be read.
         """
         read_picture(image)
+        sha256 = sha256_file(image)
+        for entry in self._attached:
+            if entry.sha256 == sha256 and entry.path.is_file():
+                return entry if entry == self.history.in_hand else self.use(entry.number)
         file = FileRecord(
             number=self.history.next_number,
             path=image,
-            sha256=sha256_file(image),
+            sha256=sha256,
             media_type=_media_type(image),
         )
         self._record(AttachEvent(file=file))
@@ -94,19 +103,32 @@ class Session:
         self._forget()
         self._record(ResetEvent())
 
-    def ask(self, prompt: str, *, on_token: Callable[[int], None] | None = None) -> Plan:
+    def has_seen(self, entry: HistoryEntry) -> bool:
+        """Say whether a picture was attached or shown; the one to the next message counts too."""
+        return entry in self._seen or entry in self._attached
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        shown: Sequence[HistoryEntry] = (),
+        on_token: Callable[[int], None] | None = None,
+    ) -> Plan:
         """Answer a message; the exchange joins the conversation unless it failed.
 
         Args:
             prompt: The user's words.
+            shown: Pictures made here that the model is to see, beside those attached.
             on_token: Called with each id of the reply as it is emitted.
         """
+        self._leave_out_gone_pictures()
+        pictures = [*self._attached, *shown]
         request = Request(
             id=f"turn-{self._turn + 1}",
             prompt=prompt,
             history=tuple(self._turns),
-            images=tuple(entry.path for entry in self._attached),
-            earlier_images=tuple(self._seen),
+            images=tuple(entry.path for entry in pictures),
+            earlier_images=tuple(entry.path for entry in self._seen),
         )
         planner = Planner(
             self.model,
@@ -118,9 +140,16 @@ class Session:
         (plan,) = planner.plan([request])
         if plan.error is None:
             self._turns += [request.turns()[-1], ChatTurn(role="assistant", content=plan.ids)]
-            self._seen += request.images
+            self._seen += pictures
+            self._attached = pictures
             self._turn += 1
         return plan
+
+    def take_back(self, plan: Plan) -> None:
+        """Leave out the exchange that :meth:`ask` gave, before any of its calls ran."""
+        del self._turns[-2:]
+        del self._seen[len(plan.request.earlier_images) :]
+        self._turn -= 1
 
     def add_made(
         self, file: ArtifactFile, *, task: str, prompt: str, seed: int | None, source: int | None
@@ -213,10 +242,26 @@ class Session:
                 ChatTurn(role="user", content=event.user, num_images=len(event.images)),
                 ChatTurn(role="assistant", content=event.reply),
             ]
-            self._seen += [self.history.find(number).path for number in event.images]
+            self._seen += [self.history.find(number) for number in event.images]
             for call in event.calls:
                 if call.file is not None:
                     self.history.add(_made(call, call.file, event.turn))
+
+    def _leave_out_gone_pictures(self) -> None:
+        """Forget that pictures were attached whose files are gone, and say so.
+
+        A model that does not see is only told of pictures, so it needs no files.
+        """
+        if self.model.sight is None:
+            return
+        seen = iter(self._seen)
+        self._seen, turns = [], []
+        for turn in self._turns:
+            there = [path for path in islice(seen, turn.num_images) if _is_there(path)]
+            self._seen += there
+            turns.append(replace(turn, num_images=len(there)))
+        self._turns = turns
+        self._attached = [entry for entry in self._attached if _is_there(entry.path)]
 
     def _attach(self, file: FileRecord) -> HistoryEntry:
         entry = HistoryEntry(
@@ -257,6 +302,13 @@ def _made(call: CallRecord, file: FileRecord, turn: int) -> HistoryEntry:
         seed=call.seed,
         source=call.source,
     )
+
+
+def _is_there(picture: Path) -> bool:
+    if picture.is_file():
+        return True
+    console.warn(f"{picture}: is gone; the conversation goes on without this picture")
+    return False
 
 
 def _media_type(image: Path) -> str:

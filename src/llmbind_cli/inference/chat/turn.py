@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from llmbind_cli.console import console
 from llmbind_cli.errors import LlmbindError, PartialFailure, UsageError
 from llmbind_cli.inference.artifacts import ArtifactFolder, ResultLine
-from llmbind_cli.inference.chat.history import ATTACHED, History, HistoryEntry
+from llmbind_cli.inference.chat.history import History, HistoryEntry
 from llmbind_cli.inference.chat.journal import CallRecord, FileRecord
 from llmbind_cli.inference.chat.session import Session
 from llmbind_cli.inference.chat.streaming import ReplyPrinter
@@ -39,9 +39,9 @@ class EditSources:
     """Which picture each edit of one reply starts from, and which one each mask is of.
 
     The k-th edit takes the k-th picture that the message names; an edit beyond those takes the
-    picture in hand, which may be one that the same reply has just made. Masks are of pictures that
-    the model has seen: the k-th one named, the last one named for those beyond, or else the picture
-    in hand or the one attached last.
+    picture in hand, which may be one that the same reply has just made. The k-th mask is of the
+    k-th picture named, those beyond are of the last one named, and where none is named all are of
+    the one that was in hand before the reply.
     """
 
     def __init__(self, history: History, message: str) -> None:
@@ -76,25 +76,31 @@ class EditSources:
             )
         return self._history.in_hand
 
+    def in_view(self) -> list[HistoryEntry]:
+        """Return the pictures that masks and boxes are of; asked for before any call runs.
+
+        Raises:
+            UsageError: The message names a picture that the conversation does not have.
+        """
+        if self._pointed is None:
+            in_hand = self._history.in_hand
+            named = self._history.named(self._message)
+            self._pointed = named or ([] if in_hand is None else [in_hand])
+        return self._pointed
+
     def look(self) -> HistoryEntry:
         """Return the picture of the next mask or box.
 
         Raises:
             UsageError: The conversation has no picture, or not the one that is named.
         """
-        if self._pointed is None:
-            self._pointed = self._history.named(self._message)
-        if self._pointed:
-            return self._pointed.pop(0) if len(self._pointed) > 1 else self._pointed[0]
-        in_hand = self._history.in_hand
-        if in_hand is not None and in_hand.task == ATTACHED:
-            return in_hand
-        if self._history.last_attached is None:
+        pointed = self.in_view()
+        if not pointed:
             raise UsageError(
                 "the reply points at a picture, and this conversation has none: attach one with "
                 "--image FILE, or /image FILE on a terminal"
             )
-        return self._history.last_attached
+        return pointed.pop(0) if len(pointed) > 1 else pointed[0]
 
 
 class Turn:
@@ -131,9 +137,10 @@ class Turn:
             LlmbindError: The request could not be answered, or its only call failed.
         """
         model = self.session.model
+        sources = EditSources(self.session.history, prompt)
         printer = ReplyPrinter(model.tokenizer, model.token_table, _write) if stream else None
         try:
-            plan = self.session.ask(prompt, on_token=printer)
+            plan = self._ask(prompt, self._unseen(sources), printer)
         finally:
             if printer is not None:
                 printer.finish()
@@ -144,15 +151,42 @@ class Turn:
             raise plan.error
         records: list[CallRecord] = []
         try:
-            failures = self._carry_out(plan, records)
+            failures = self._carry_out(plan, sources, records)
         finally:
             self.session.conclude(plan, records)
         if failures:
             raise _summary(failures, len(plan.calls))
 
-    def _carry_out(self, plan: Plan, records: list[CallRecord]) -> list[LlmbindError]:
+    def _unseen(self, sources: EditSources) -> list[HistoryEntry]:
+        """Return the pictures that a mask would be of though the model has not seen them."""
+        try:
+            in_view = sources.in_view()
+        except UsageError:
+            return []  # the call that points at one tells of it
+        if self.session.model.sight is None:
+            return []
+        return [entry for entry in in_view if not self.session.has_seen(entry)]
+
+    def _ask(
+        self, prompt: str, unseen: Sequence[HistoryEntry], printer: ReplyPrinter | None
+    ) -> Plan:
+        """Answer; a reply that points at what the model has not seen is decided anew with it."""
+        if not unseen:
+            return self.session.ask(prompt, on_token=printer)
+        # Nothing of a reply that may be given up is shown before it is whole.
+        plan = self.session.ask(prompt)
+        if any(call.task in SIGHT_TASKS for call in plan.calls):
+            self.session.take_back(plan)
+            return self.session.ask(prompt, shown=unseen, on_token=printer)
+        if printer is not None:
+            for index in plan.ids:
+                printer(index)
+        return plan
+
+    def _carry_out(
+        self, plan: Plan, sources: EditSources, records: list[CallRecord]
+    ) -> list[LlmbindError]:
         """Run the calls, add a record of each to ``records``, and return the errors."""
-        sources = EditSources(self.session.history, plan.request.prompt)
         failures = []
         for job in jobs_of_reply(
             Decision.of(plan).calls,

@@ -51,12 +51,13 @@ def sight_without_weights(
     """
     try:
         with torch.device("meta"):
-            tower = _tower(config.vision_tower, architectures.get("vision_tower"))
+            light = _LightNetworks()
+            tower = _tower(config.vision_tower, architectures.get("vision_tower"), light)
             grounding: GroundingEncoder | None = None
             decoder: SamMaskDecoder | LightMaskDecoder | None = None
             if config.grounding_encoder is not None:
                 grounding, decoder = _grounding(
-                    config, architectures.get("grounding_encoder"), hidden_size
+                    config, architectures.get("grounding_encoder"), hidden_size, light
                 )
             return Sight(
                 config,
@@ -72,14 +73,29 @@ def sight_without_weights(
         raise ConfigurationError(f"sight: {' '.join(str(error).split())}") from error
 
 
-def _tower(entry: VisionNetwork, described: Mapping[str, Any] | Path | None) -> VisionTower:
+class _LightNetworks:
+    """EfficientNets by their source, so that one which serves as two things is built once."""
+
+    def __init__(self) -> None:
+        self._built: dict[tuple[str, str | None], efficientnet_lite.EfficientNetLite0] = {}
+
+    def of(self, entry: VisionNetwork) -> efficientnet_lite.EfficientNetLite0:
+        """Return the network of an entry."""
+        key = (entry.source, entry.sha256)
+        if key not in self._built:
+            self._built[key] = efficientnet_lite.EfficientNetLite0()
+        return self._built[key]
+
+
+def _tower(
+    entry: VisionNetwork, described: Mapping[str, Any] | Path | None, light: _LightNetworks
+) -> VisionTower:
     import transformers
 
     preprocessing = preprocessing_of(entry)
     if entry.family == "efficientnet-lite0":
-        network = efficientnet_lite.EfficientNetLite0()
         return EfficientNetTower(
-            network,
+            light.of(entry),
             preprocessing=preprocessing,
             strides=entry.strides or (32,),
             cell_colours=entry.cell_colours,
@@ -97,7 +113,10 @@ def _tower(entry: VisionNetwork, described: Mapping[str, Any] | Path | None) -> 
 
 
 def _grounding(
-    config: SightConfig, described: Mapping[str, Any] | Path | None, hidden_size: int
+    config: SightConfig,
+    described: Mapping[str, Any] | Path | None,
+    hidden_size: int,
+    light: _LightNetworks,
 ) -> tuple[GroundingEncoder, SamMaskDecoder | LightMaskDecoder]:
     import transformers
 
@@ -106,13 +125,13 @@ def _grounding(
         raise ValueError("there is no grounding encoder")
     preprocessing = preprocessing_of(entry)
     if entry.family == "efficientnet-lite0":
-        light = EfficientNetGrounding(
-            efficientnet_lite.EfficientNetLite0(),
+        encoder = EfficientNetGrounding(
+            light.of(entry),
             preprocessing=preprocessing,
             strides=entry.strides or tuple(efficientnet_lite.CHANNELS),
             tuned_from=entry.tuned_from,
         )
-        return light, light_decoder(config, light, hidden_size)
+        return encoder, light_decoder(config, encoder, hidden_size)
     vision = _configuration("grounding_encoder", entry, described, transformers.SamVisionConfig)
     whole = transformers.SamConfig(vision_config=vision.to_dict())
     network = _frozen(transformers.SamVisionModel(vision))

@@ -142,7 +142,7 @@ def test_the_commands_of_the_loop(repl, replies, type_in, capsys, tmp_path, pict
     errors = capsys.readouterr().err
     for expected in (
         "/reset          forget", "attached my photo.png as #1", "nowhere.png: no such file",
-        "aaa: no such file",
+        "aaa: cannot be used as a file name",
         "no command /dance; /help lists them", "no command /lsit; did you mean /list?",
         "/save needs a file name", "/use needs a number", "kept nowhere", "a new conversation",
     ):  # fmt: skip

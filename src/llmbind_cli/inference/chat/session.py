@@ -257,7 +257,7 @@ class Session:
         seen = iter(self._seen)
         self._seen, turns = [], []
         for turn in self._turns:
-            there = [path for path in islice(seen, turn.num_images) if _is_there(path)]
+            there = [entry for entry in islice(seen, turn.num_images) if _is_there(entry.path)]
             self._seen += there
             turns.append(replace(turn, num_images=len(there)))
         self._turns = turns

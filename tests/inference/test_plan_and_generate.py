@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 from tiny_pipeline import save_pipeline
 
 from llmbind_cli.app import main
@@ -129,8 +130,11 @@ def test_a_fixed_modality_opens_the_reply(llmbind_generate, replies):
         ("segment", {"segment", "detect"}),
     ],
 )
-def test_a_fixed_modality_leaves_no_other_task(bound, monkeypatch, modality, allowed):
+def test_a_fixed_modality_leaves_no_other_task(bound, monkeypatch, tmp_path, modality, allowed):
     asked = {}
+    images = (tmp_path / "cat.png",) if modality == "segment" else ()
+    for path in images:
+        Image.new("RGB", (8, 8)).save(path)
 
     def decode(_model, prompts, *, openings, tasks, **_options):
         asked["tasks"] = tasks
@@ -141,7 +145,7 @@ def test_a_fixed_modality_leaves_no_other_task(bound, monkeypatch, modality, all
 
     monkeypatch.setattr(planner, "decode", decode)
     list(planner.Planner(bound, max_new_tokens=4).plan([
-        Request(id="1", prompt="cat", modality=modality)
+        Request(id="1", prompt="cat", modality=modality, images=images)
     ]))  # fmt: skip
     assert asked["tasks"] == [allowed]
 

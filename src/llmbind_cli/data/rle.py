@@ -35,12 +35,14 @@ def decode_runs(runs: Sequence[int], height: int, width: int) -> Mask:
         ValueError: The runs do not add up to H · W, or one is negative.
     """
     area = height * width
-    # Added up as Python does, as a broken file may have numbers that 64 bits cannot hold.
-    if any(not 0 <= run <= area for run in runs) or sum(runs) != area:
-        raise ValueError(
-            f"runs must be ≥ 0 and add up to {height} × {width} = {area}, got a sum of {sum(runs)}"
-        )
-    lengths = np.asarray(runs, np.int64)
+    wanted = f"runs must be ≥ 0 and add up to {height} × {width} = {area}"
+    try:
+        lengths = np.asarray(runs, np.int64)
+    except OverflowError as error:
+        raise ValueError(f"{wanted}, got one that 64 bits cannot hold") from error
+    # The sum of many large runs might be more than 64 bits hold, so each is looked at first.
+    if lengths.ndim != 1 or ((lengths < 0) | (lengths > area)).any() or lengths.sum() != area:
+        raise ValueError(f"{wanted}, got a sum of {sum(lengths.ravel().tolist())}")
     values = np.arange(len(lengths)) % 2 == 1
     flat: Mask = np.repeat(values, lengths)
     return flat.reshape(width, height).T

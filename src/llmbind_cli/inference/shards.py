@@ -45,6 +45,11 @@ class Shard:
             raise UsageError(f"--shard {text}: write i/n, for example 2/8")
         return cls(index=int(found[1]), count=int(found[2]))
 
+    @classmethod
+    def all_of(cls, count: int) -> list[Shard]:
+        """Return every part of a job that has so many."""
+        return [cls(index=index, count=count) for index in range(1, count + 1)]
+
     @property
     def suffix(self) -> str:
         """What tells this shard's files from those of the others: ``-2-of-8``, or nothing."""

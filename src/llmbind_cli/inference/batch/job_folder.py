@@ -55,7 +55,9 @@ def open_job(
         else:
             # This run holds its own lock, and that of the whole folder.
             others = [
-                other for other in _shards_of(known) if other not in (Shard(), settings.shard)
+                other
+                for other in Shard.all_of(known.shards)
+                if other not in (Shard(), settings.shard)
             ]
             locks = [ArtifactFolder(out=out, shard=other).lock for other in others]
             card = card_after(known, card, out=out, locks=locks)
@@ -119,17 +121,13 @@ def card_after(known: JobCard, card: JobCard, *, out: Path, locks: Iterable[Path
 
 
 def _has_made_something(card: JobCard, out: Path) -> bool:
-    for shard in {Shard(), *_shards_of(card)}:
+    for shard in {Shard(), *Shard.all_of(card.shards)}:
         ledger = Ledger(out=out, shard=shard)
         if ledger.decisions:
             return True
         if any(line.status == "ok" and line.id in card.requests for line in ledger.results):
             return True
     return False
-
-
-def _shards_of(card: JobCard) -> list[Shard]:
-    return [Shard(index=number, count=card.shards) for number in range(1, card.shards + 1)]
 
 
 def _is_held(lock: Path) -> bool:

@@ -36,18 +36,19 @@ def run_merge(sources: Sequence[Path], *, out: Path, wait_s: float) -> None:
         OutputError: ``out`` cannot be written, or holds something else.
     """
     card = _common_card(sources)
-    parts = {(source.resolve(), shard): source for source in sources for shard in _shards_of(card)}
+    shards = Shard.all_of(card.shards)
+    parts = {(source.resolve(), shard): source for source in sources for shard in shards}
     is_source = out.resolve() in {folder for folder, _ in parts}
     folder = ArtifactFolder(out=out)
     with exclusive_lock(folder.lock, wait_s=wait_s):
         earlier = JobCard.read(out)
         if not is_source:
             card = _with_earlier(card, earlier, out=out)
-        shards = {Shard(): None} if earlier is None else {Shard(): None, **_shards_of(earlier)}
+        left = dict.fromkeys([Shard(), *Shard.all_of(0 if earlier is None else earlier.shards)])
         collected = _collect(
             card,
             [Ledger(out=source, shard=shard) for (_, shard), source in parts.items()],
-            [Ledger(out=out, shard=own) for own in shards if (out.resolve(), own) not in parts],
+            [Ledger(out=out, shard=own) for own in left if (out.resolve(), own) not in parts],
         )
         merged = [
             replace(line, files=tuple(_bring(file, out) for file in line.files))
@@ -75,10 +76,6 @@ class _Collected:
     lines: Sequence[ResultLine]
     missing: Sequence[str]
     decisions: Sequence[Decision]
-
-
-def _shards_of(card: JobCard) -> dict[Shard, None]:
-    return dict.fromkeys(Shard(index=n, count=card.shards) for n in range(1, card.shards + 1))
 
 
 def _common_card(sources: Sequence[Path]) -> JobCard:
@@ -215,7 +212,5 @@ def _raise_incomplete(card: JobCard, missing: Sequence[str], failed: set[str]) -
 
 def _missing_lines(card: JobCard, missing: Sequence[str]) -> Iterator[str]:
     for item_id in missing:
-        number = next(
-            n for n in range(1, card.shards + 1) if Shard(index=n, count=card.shards).takes(item_id)
-        )
-        yield f"missing: {item_id} (shard {number}/{card.shards})"
+        (shard,) = (shard for shard in Shard.all_of(card.shards) if shard.takes(item_id))
+        yield f"missing: {item_id} (shard {shard.index}/{card.shards})"

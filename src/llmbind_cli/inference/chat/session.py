@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from llmbind_cli.console import console
-from llmbind_cli.data.pictures import read_picture
+from llmbind_cli.data.pictures import is_there, read_picture
 from llmbind_cli.errors import InputDataError, UsageError
 from llmbind_cli.inference.artifacts import ArtifactFile
 from llmbind_cli.inference.chat.history import ATTACHED, History, HistoryEntry
@@ -77,7 +77,7 @@ class Session:
         read_picture(image)
         sha256 = sha256_file(image)
         for entry in self._attached:
-            if entry.sha256 == sha256 and entry.path.is_file():
+            if entry.sha256 == sha256 and is_there(entry.path):
                 return entry if entry == self.history.in_hand else self.use(entry.number)
         file = FileRecord(
             number=self.history.next_number,
@@ -257,11 +257,11 @@ class Session:
         seen = iter(self._seen)
         self._seen, turns = [], []
         for turn in self._turns:
-            there = [entry for entry in islice(seen, turn.num_images) if _is_there(entry.path)]
+            there = [entry for entry in islice(seen, turn.num_images) if _still_there(entry.path)]
             self._seen += there
             turns.append(replace(turn, num_images=len(there)))
         self._turns = turns
-        self._attached = [entry for entry in self._attached if _is_there(entry.path)]
+        self._attached = [entry for entry in self._attached if _still_there(entry.path)]
 
     def _attach(self, file: FileRecord) -> HistoryEntry:
         entry = HistoryEntry(
@@ -304,8 +304,8 @@ def _made(call: CallRecord, file: FileRecord, turn: int) -> HistoryEntry:
     )
 
 
-def _is_there(picture: Path) -> bool:
-    if picture.is_file():
+def _still_there(picture: Path) -> bool:
+    if is_there(picture):
         return True
     console.warn(f"{picture}: is gone; the conversation goes on without this picture")
     return False

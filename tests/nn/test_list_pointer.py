@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
-from llmbind_cli.nn.list_pointer import ListedThings, ListPointer, tell, told_width
+from llmbind_cli.nn.list_pointer import ListedThings, ListPointer, heat, tell, told_width
 
 PICTURES, MOST, WIDTH, NAMES = 2, 3, 5, 7
 
@@ -45,31 +45,33 @@ def test_heat_lies_where_the_thing_is_that_is_meant(things):
         torch.nn.functional.gelu(points.hidden(things.told))
     )
     queries = 200 * torch.stack([keys[0, 0], keys[0, 2], keys[1, 0]])
-    heat = points(queries, things, image_of, (10, 20))
-    assert heat.shape == (3, 10, 20)
+    shares = points.shares(queries, things, image_of)
+    shown = heat(shares, things, image_of, (10, 20))
+    assert shown.shape == (3, 10, 20)
     scores = points.scores(queries, things, image_of)
     for row, picture in enumerate(image_of.tolist()):
         x, y = things.places[picture, scores[row].argmax()].tolist()
-        row_of, column_of = divmod(int(heat[row].argmax()), 20)
+        row_of, column_of = divmod(int(shown[row].argmax()), 20)
         assert abs((row_of + 0.5) / 10 - y) <= 0.05 + 1e-6
         assert abs((column_of + 0.5) / 20 - x) <= 0.025 + 1e-6
-    assert (heat >= 0).all()
-    assert (heat <= 1 + 1e-6).all()
+    assert (shown >= 0).all()
+    assert (shown <= 1 + 1e-6).all()
     assert (scores[2, 1:] < -100).all()  # no such thing
 
 
 def test_a_picture_without_things_gets_no_heat(things):
     none = things._replace(present=torch.zeros(PICTURES, MOST, dtype=torch.bool))
-    heat = pointer()(torch.randn(1, 4), none, torch.tensor([0]), (4, 4))
-    assert heat.abs().max() == 0
+    image_of = torch.tensor([0])
+    shares = pointer().shares(torch.randn(1, 4), none, image_of)
+    assert heat(shares, none, image_of, (4, 4)).abs().max() == 0
 
 
 def test_queries_are_answered_apart(things):
     points, queries = pointer(), torch.randn(3, 4)
     image_of = torch.tensor([0, 1, 0])
-    together = points(queries, things, image_of, (6, 6))
+    together = points.shares(queries, things, image_of)
     for row in range(3):
-        alone = points(queries[row : row + 1], things, image_of[row : row + 1], (6, 6))
+        alone = points.shares(queries[row : row + 1], things, image_of[row : row + 1])
         torch.testing.assert_close(alone[0], together[row])
 
 
@@ -100,6 +102,41 @@ def test_a_decoder_begins_without_pointing_and_learns_to(things):
     assert ((logits > 0) == target.bool()).float().mean() > 0.97
     with pytest.raises(ValueError, match="needs a list of them"):
         decoder(maps, prompts, image_of)
+
+
+def test_where_the_pointer_is_sure_the_prompt_says_what_is_listed(things):
+    """Three parts in four; where it is unsure, the prompt is as it came."""
+    settings = {
+        "channels": (5, 6), "prompt_width": 16, "num_heads": 2, "pointer_width": 4,
+        "told_width": told_width(WIDTH), "attended_maps": 1,
+    }  # fmt: skip
+    trusting, plain = LightMaskDecoder(**settings, pointer_trust=0.9), LightMaskDecoder(**settings)
+    torch.nn.init.normal_(trusting.pointed)
+    torch.nn.init.normal_(trusting.listed.weight)
+    missing, unexpected = plain.load_state_dict(trusting.state_dict(), strict=False)
+    assert (missing, unexpected) == ([], ["listed.weight", "listed.bias"])
+    maps = [torch.randn(PICTURES, 5, 16, 16), torch.randn(PICTURES, 6, 8, 8)]
+    image_of, points = torch.zeros(2, dtype=torch.long), trusting.pointer
+    with torch.no_grad():
+        keys = points.direct(things.told) + points.mixed(
+            torch.nn.functional.gelu(points.hidden(things.told))
+        )
+        queries = torch.stack([500 * keys[0, 0], 0 * keys[0, 0]])
+        shares = points.shares(queries, things, image_of)
+        assert (shares.amax(1) > 0.9).tolist() == [True, False]
+        own = torch.randn(2, 16)
+        told = own.clone()
+        told[0] = 0.25 * own[0] + 0.75 * (shares[0] @ trusting.listed(things.told[0]))
+        found = trusting(maps, torch.cat([own, queries], dim=1), image_of, things)
+        expected = plain(maps, torch.cat([told, queries], dim=1), image_of, things)
+        torch.testing.assert_close(found, expected)
+
+
+def test_trust_needs_a_pointer():
+    settings = {"channels": (5,), "prompt_width": 16, "num_heads": 2, "told_width": 3}
+    for trust, width in ((0.9, 0), (0.0, 4), (1.5, 4)):
+        with pytest.raises(ValueError, match=rf"pointer_trust must be in \(0, 1\], .* got {trust}"):
+            LightMaskDecoder(**settings, pointer_width=width, pointer_trust=trust)
 
 
 def test_widths_below_one_are_refused():

@@ -8,6 +8,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,8 @@ from tiny_vision import light_sight, save_efficientnet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from embedded_sight import drawings, fitting, grounding, held_out, naming, speaking
+from embedded_sight import drawings, fitting, grounding, held_out, naming, reading, speaking
+from embedded_sight.coining import Coinage, CoinedWords
 from embedded_sight.joint import TaughtObjective, take_first_stages
 from embedded_sight.lists import StrangeLists, TrueLists, found_without, strange_names
 from embedded_sight.names import Cells, Centres, Names
@@ -45,7 +47,7 @@ from llmbind_cli.inference.requests import read_requests
 from llmbind_cli.model.checkpoint import save_bundle
 from llmbind_cli.model.config import HEADS_NAME, MaskFilter, ObjectTokens
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
-from llmbind_cli.nn.list_pointer import ListedThings
+from llmbind_cli.nn.list_pointer import SURENESS, ListedThings
 from llmbind_cli.nn.object_projector import CellScores, ObjectProjector
 from llmbind_cli.nn.tuned_stage import TunedStage
 from llmbind_cli.training.model_card import training_card
@@ -439,6 +441,48 @@ def test_what_a_reply_tells_keeps_its_name(looking, questions, world, renderer):
     assert not [*strange_names(told, told.pictures[0], names, 1.0)]
 
 
+def test_strange_things_bear_words_that_nothing_bears(looking, questions, world):
+    names, _ = looking
+    sample = questions[0]
+    coinage = SimpleNamespace(coin=lambda chance: "zephyrine")
+
+    def rows(**shares):
+        return CoinedWords(questions, names, coinage, **shares)
+
+    assert rows(strange=0.0, share=1.0)[0].turns == sample.turns
+    assert rows(strange=1.0, share=0.0)[0].turns == sample.turns
+    renamed = rows(strange=1.0, share=1.0)[0]
+    assert renamed.id == sample.id
+    placed = {one.thing.name: one.thing for one in sample.pictures[0].arrangement.things}
+    known = [noun.one.lower() for thing in placed.values() for noun in thing.names]
+    asked = zip(renamed.segments, renamed.turns[::2], strict=True)
+    for told in (text for target, turn in asked for text in (target.phrase, turn.text)):
+        assert "zephyrine" in told
+        assert not [name for name in known if f" {name} " in f" {told.lower()} "]
+    picture = sample.pictures[0]
+    assert {*strange_names(renamed, picture, names, 0.5)} == {
+        *strange_names(sample, picture, names, 0.5)
+    }
+    elsewhere = dataclasses.replace(sample, pictures=(object(),))
+    photos = CoinedWords([elsewhere], names, coinage, strange=1.0, share=1.0)
+    assert photos[0] is elsewhere
+
+
+def test_coined_words_are_of_no_name(model, world):
+    pieces = {"Ġzest": 0, "Ġapple": 1, "Ġred": 2, "zeal": 3, "Ġof": 4, "ĠZeus": 5, "Ġfruit": 6}
+    tokenizer = SimpleNamespace(
+        get_vocab=lambda: pieces, convert_tokens_to_string=lambda told: told[0].replace("Ġ", " ")
+    )
+    coinage = Coinage(tokenizer, world)
+    assert coinage.words == ["zest"]
+    made = {coinage.coin(Random(number)) for number in range(200)}
+    assert "zest" in made
+    assert len(made) > 50
+    assert {len(one.split()) for one in made} == {1, 2}
+    taken = {noun.one.lower() for thing in world for noun in thing.names}
+    assert not made & taken
+
+
 def test_lists_are_scored_by_what_is_there(model, describing, looking):
     """Scores made of the truth are right in all; of nothing, in none."""
     names, _ = looking
@@ -738,7 +782,7 @@ def all_and_nothing(model):
     labels = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
     labels[0] = 1
     asked = torch.randn(2, model.sight.projector.linear_2.out_features)
-    return fitting.ReadMasks(
+    return reading.ReadMasks(
         maps=tuple(one.bfloat16() for one in maps),
         states=asked.repeat(8, 1),
         labels=labels.repeat(8, 1, 1),
@@ -774,18 +818,18 @@ def test_a_stopped_fit_goes_on_as_if_it_had_not_been(model, all_and_nothing, tmp
 
     state, terms = tmp_path / "fit.pt", Terms(masks=16)
     monkeypatch.setattr(fitting, "_SAVE_EVERY", 5)
-    losses, steps_left = fitting.sight_losses, [None] * 8
+    losses, steps_left = fitting.mask_loss, [None] * 8
 
     def stopped_after_eight(*args):
         steps_left.pop()
         return losses(*args)
 
-    monkeypatch.setattr(fitting, "sight_losses", stopped_after_eight)
+    monkeypatch.setattr(fitting, "mask_loss", stopped_after_eight)
     model.sight.load_heads(own)
     with pytest.raises(IndexError):
         fit(state=state, terms=terms)
     assert torch.load(state, weights_only=True)["step"] == 5
-    monkeypatch.setattr(fitting, "sight_losses", losses)
+    monkeypatch.setattr(fitting, "mask_loss", losses)
     model.sight.load_heads(own)
     fit(state=state, terms=terms)
     assert all(torch.equal(value, at_once[name]) for name, value in model.sight.heads().items())
@@ -856,16 +900,16 @@ def test_prompts_learn_to_point_at_what_is_listed(model, questions, world):
     embedding = other.language_model.get_input_embeddings()
     names = Names(embedding, other.tokenizer, ArrangementSampler(world, 0).known)
     samples = [questions[number] for number in range(8)]
-    usual = fitting.read_masks(other, samples)
+    usual = reading.read_masks(other, samples)
     assert usual.things.places.shape == (8, 3, 2)
-    read = fitting.read_masks(other, samples, collated=StrangeLists(other.sight, names, 0.5))
+    read = reading.read_masks(other, samples, collated=StrangeLists(other.sight, names, 0.5))
     assert (read.things.told != usual.things.told).any()
     torch.testing.assert_close(read.things.places, usual.things.places, atol=0.02, rtol=0)
-    learned, apart = fitting.ReadMasks.of([read, read]).split(2)
+    learned, apart = reading.ReadMasks.of([read, read]).split(2)
     assert torch.equal(apart.things.places[:4], read.things.places[1::2])
     assert torch.equal(learned.things.told[4:], read.things.told[::2])
     with pytest.raises(ValueError, match="all that was read must tell of lists, or nothing"):
-        fitting.ReadMasks.of([read, dataclasses.replace(read, things=None)])
+        reading.ReadMasks.of([read, dataclasses.replace(read, things=None)])
     # Three things stand at the same places everywhere; half of the masks mean the first one.
     places = torch.tensor([[0.25, 0.25], [0.75, 0.75], [0.25, 0.75]]).expand(8, -1, -1)
     told = torch.randn(3, read.things.told.shape[2]).expand(8, -1, -1)
@@ -874,9 +918,9 @@ def test_prompts_learn_to_point_at_what_is_listed(model, questions, world):
     image_of = torch.arange(8).repeat_interleave(2)
     for mask, (x, y) in enumerate(places[:, :2].flatten(0, 1).mul(SIDE).long().tolist()):
         labels[mask, y - 2 : y + 2, x - 2 : x + 2] = 1
-    meant = fitting.meant_things(labels, things, image_of)
+    meant = reading.meant_things(labels, things, image_of)
     assert meant.tolist() == [0, 1] * 8
-    assert fitting.meant_things(labels, things._replace(places=places / 2), image_of)[1] == -1
+    assert reading.meant_things(labels, things._replace(places=places / 2), image_of)[1] == -1
     read = dataclasses.replace(
         read, states=torch.randn(2, read.states.shape[1]).repeat(8, 1), labels=labels,
         image_of=image_of, things=things,
@@ -885,7 +929,7 @@ def test_prompts_learn_to_point_at_what_is_listed(model, questions, world):
     fitting.fit_masks(other.sight, read, steps=60, lr=1e-2)
     decoder = other.sight.mask_decoder
     queries = other.sight.prompt_projection(read.states)[:, -8:]
-    scores = decoder.pointer.scores(queries, fitting._things(read, torch.arange(8)), image_of)
+    scores = decoder.pointer.scores(queries, read.listed(), image_of)
     assert (scores.argmax(1) == meant).all()
     assert (decoder.pointed != before).any()
     networks = grounding.Grounding(other.sight, embedding, other.tokenizer)
@@ -894,20 +938,87 @@ def test_prompts_learn_to_point_at_what_is_listed(model, questions, world):
     assert logits.shape[0] == 2
 
 
+def test_what_has_no_sure_name_is_weighed_anew(model, all_and_nothing):
+    """Where words tell nothing, the thing that is meant is the one whose name is unsure."""
+    sight = pointing(model, pointer_width=8).sight
+    pictures = len(all_and_nothing.maps[0])
+    unsure = torch.arange(pictures) % 3
+    told = torch.zeros(pictures, 3, sight.mask_decoder.pointer.told_width)
+    told[..., SURENESS] = torch.tensor([1.0, 0.0])
+    told[torch.arange(pictures), unsure, SURENESS] = torch.tensor([0.4, 2.0])
+    places = torch.tensor([[0.25, 0.25], [0.75, 0.75], [0.25, 0.75]]).expand(pictures, -1, -1)
+    things = ListedThings(told, places, torch.ones(pictures, 3, dtype=torch.bool))
+    labels = torch.zeros(pictures, SIDE, SIDE, dtype=torch.uint8)
+    for label, (x, y) in zip(labels, (places[0, unsure] * SIDE).long().tolist(), strict=True):
+        label[y - 2 : y + 2, x - 2 : x + 2] = 1
+    states = torch.randn(pictures, all_and_nothing.states.shape[1])
+    image_of = torch.arange(pictures)
+    apart = dataclasses.replace(
+        all_and_nothing, states=states, labels=labels, image_of=image_of, things=things
+    )
+    before = {name: value.detach().clone() for name, value in sight.heads().items()}
+    fitting.calibrate(sight, apart)
+    with torch.no_grad():
+        scores = fitting._scores(sight, states, things, image_of)
+    assert torch.equal(scores.argmax(1), unsure)
+    changed = [name for name, value in sight.heads().items() if (value != before[name]).any()]
+    assert changed == ["mask_decoder.pointer.usual.weight"]
+    fitting.calibrate(model.sight, all_and_nothing)  # lists nothing, so there is nothing to weigh
+
+
+def test_what_is_listed_begins_as_the_prompts_of_words_for_it(model, all_and_nothing):
+    """Of twelve things in as many pictures, each the only one there, and so the one meant."""
+    sight = pointing(model, pointer_width=8, pointer_trust=0.5).sight
+    decoder, count = sight.mask_decoder, 12
+    torch.manual_seed(0)
+    told = 30 * torch.randn(count, 1, decoder.pointer.told_width)
+    middle = torch.full((count, 1, 2), 0.5)
+    things = ListedThings(told, middle, torch.ones(count, 1, dtype=torch.bool))
+    states = torch.randn(count, all_and_nothing.states.shape[1])
+    read = reading.ReadMasks(
+        maps=tuple(scale[:1].expand(count, -1, -1, -1) for scale in all_and_nothing.maps),
+        states=states,
+        labels=torch.ones(count, SIDE, SIDE, dtype=torch.uint8),
+        image_of=torch.arange(count),
+        things=things,
+    )
+    assert not decoder.listed.weight.any()
+    fitting.begin_listed(sight, read)
+    with torch.no_grad():
+        prompts = sight.prompt_projection(states)[:, :-8]
+        torch.testing.assert_close(decoder.listed(told[:, 0]), prompts, atol=0.02, rtol=0)
+    begun = decoder.listed.weight.clone()
+    fitting.begin_listed(sight, dataclasses.replace(read, states=-states))
+    assert torch.equal(decoder.listed.weight, begun)  # what has begun goes on
+
+
+def test_a_decoder_may_learn_while_prompts_stay(model, all_and_nothing):
+    sight = pointing(model, pointer_width=8).sight
+    count = len(all_and_nothing.maps[0])
+    told = torch.zeros(count, 3, sight.mask_decoder.pointer.told_width)
+    listed = ListedThings(told, torch.rand(count, 3, 2), torch.ones(count, 3, dtype=torch.bool))
+    read = dataclasses.replace(all_and_nothing, things=listed)
+    before = {name: value.detach().clone() for name, value in sight.heads().items()}
+    fitting.fit_masks(sight, read, steps=2, kept_prompts=True)
+    changed = {name for name, value in sight.heads().items() if (value != before[name]).any()}
+    assert {name.partition(".")[0] for name in changed} == {"mask_decoder"}
+    assert not [name for name in changed if ".pointer." in name]
+
+
 def test_read_masks_are_kept_put_together_and_set_apart(model, questions, tmp_path):
     samples = [questions[number] for number in (0, 1, 2)]
-    whole = fitting.read_masks(model, samples)
+    whole = reading.read_masks(model, samples)
     counts = [len(sample.segments) for sample in samples]
     assert torch.bincount(whole.image_of).tolist() == counts
     assert whole.labels.shape[1:] == (64, 64)
-    twice = fitting.read_masks(model, [*samples, samples[0]], finer=4)
+    twice = reading.read_masks(model, [*samples, samples[0]], finer=4)
     assert len(twice.maps[0]) == 3  # a picture is kept once
     assert twice.image_of.tolist()[-counts[0] :] == [0] * counts[0]
     assert twice.labels.shape[1:] == (16, 16)
     full, coarse = whole.labels.float().mean((1, 2)), twice.labels.float().mean((1, 2))
     torch.testing.assert_close(coarse[: len(full)], full, atol=0.05, rtol=0)
     whole.save(tmp_path / "masks.pt")
-    both = fitting.ReadMasks.of([whole, fitting.ReadMasks.load(tmp_path / "masks.pt")])
+    both = reading.ReadMasks.of([whole, reading.ReadMasks.load(tmp_path / "masks.pt")])
     assert both.image_of.tolist() == [*whole.image_of.tolist(), *(whole.image_of + 3).tolist()]
     learned, apart = both.split(3)
     assert torch.equal(apart.states, whole.states[whole.image_of == 2].repeat(2, 1))
@@ -917,7 +1028,7 @@ def test_read_masks_are_kept_put_together_and_set_apart(model, questions, tmp_pa
     assert len(learned.labels) + len(apart.labels) == len(both.labels)
     left_out = torch.full((1, 4, 4), 255, dtype=torch.uint8)
     left_out[0, :2] = 1
-    assert fitting._coarser(left_out, 2).tolist() == [[[1, 1], [255, 255]]]
+    assert reading._coarser(left_out, 2).tolist() == [[[1, 1], [255, 255]]]
 
 
 def test_states_tell_the_prompts_that_they_hold(monkeypatch):

@@ -76,6 +76,10 @@ def _add_teaching(commands: Any) -> None:
     reading = stage.add_mutually_exclusive_group()
     reading.add_argument("--read", type=Path, nargs="*", help="masks.pt that were read before")
     _add_strange(reading)
+    told = "of those without names, that bear words which nothing else bears"
+    stage.add_argument("--coined", type=float, default=0.0, metavar="SHARE", help=told)
+    told = "the decoder alone learns; of what points, how much an unsure name counts"
+    stage.add_argument("--keep-prompts", action="store_true", help=told)
     stage.add_argument("--steps", type=int, default=2000)
     stage.add_argument("--lr", type=float, default=5e-4, help="highest learning rate")
     stage.add_argument(

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,19 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedded_sight.grounding import tuned_blocks
-from embedded_sight.speaking import encoded, read_states
+from embedded_sight.reading import ReadMasks, meant_things
 from llmbind_cli.console import console
-from llmbind_cli.data.batches import Batch, SeenBatch
-from llmbind_cli.data.encode import EncodedSample
-from llmbind_cli.data.sample import IGNORED, Sample
-from llmbind_cli.model.bound_model import BoundModel
+from llmbind_cli.data.sample import IGNORED
 from llmbind_cli.model.config import HEADS_NAME
 from llmbind_cli.model.vision.sight import Sight
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
-from llmbind_cli.nn.list_pointer import ListedThings
+from llmbind_cli.nn.list_pointer import SURENESS, ListedThings
 from llmbind_cli.nn.tuned_stage import TunedStage
-from llmbind_cli.training.seeing import SeeingCollator
-from llmbind_cli.training.sight_losses import MaskWeights, listed_things, sight_losses
+from llmbind_cli.training.sight_losses import MaskWeights, mask_loss
 
 _LOG_EVERY, _SAVE_EVERY = 20, 100
 _WARM_UP, _DECAY = 50, 0.7
@@ -45,157 +39,7 @@ _PICTURES, _MASKS = 8, 5
 
 _NOISE = 0.1
 _POINTING = 0.3
-_AT_PLACE = 0.08
-"""Share of the square that the middle of a mask may be away from a thing's place, to be of it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadMasks:
-    """Pictures and what the language model makes of the words for masks in them.
-
-    Attributes:
-        maps: Of the grounding encoder, finest first, each bfloat16 [N, C, h, w].
-        states: Those that predict the ``seg`` tokens, [M, D].
-        labels: The masks, uint8 [M, S, S]: 1, 0 or 255.
-        image_of: Picture of each mask, [M].
-        things: What the projector lists of the pictures, where the decoder points at it; in
-            bfloat16.
-    """
-
-    maps: tuple[Tensor, ...]
-    states: Tensor
-    labels: Tensor
-    image_of: Tensor
-    things: ListedThings | None = None
-
-    @classmethod
-    def of(cls, parts: Sequence[ReadMasks]) -> ReadMasks:
-        """Put several one after another."""
-        counts = [0, *(len(part.maps[0]) for part in parts)]
-        starts = torch.tensor(counts).cumsum(0)
-        lists = [part.things for part in parts if part.things is not None]
-        if len(lists) not in (0, len(parts)):
-            raise ValueError("all that was read must tell of lists, or nothing")
-        return cls(
-            maps=tuple(torch.cat(scale) for scale in zip(*(p.maps for p in parts), strict=True)),
-            states=torch.cat([part.states for part in parts]),
-            labels=torch.cat([part.labels for part in parts]),
-            image_of=torch.cat(
-                [part.image_of + start for part, start in zip(parts, starts[:-1], strict=True)]
-            ),
-            things=_joined(lists),
-        )
-
-    def split(self, every: int) -> tuple[ReadMasks, ReadMasks]:
-        """Set every so many-th picture apart.
-
-        Returns:
-            The masks of the other pictures, and those of the pictures set apart.
-        """
-        apart = torch.arange(len(self.maps[0])) % every == every - 1
-        return self._of(~apart), self._of(apart)
-
-    def _of(self, pictures: Tensor) -> ReadMasks:
-        """Return the masks of some pictures, bool [N]."""
-        wanted = pictures[self.image_of]
-        number = pictures.cumsum(0) - 1
-        return ReadMasks(
-            maps=tuple(scale[pictures] for scale in self.maps),
-            states=self.states[wanted],
-            labels=self.labels[wanted],
-            image_of=number[self.image_of[wanted]],
-            things=None if self.things is None else _rows(self.things, pictures),
-        )
-
-    @classmethod
-    def load(cls, path: Path) -> ReadMasks:
-        """Read what :meth:`save` wrote."""
-        read = torch.load(path, weights_only=True)
-        things = read.pop("things", None)
-        return cls(**read, things=None if things is None else ListedThings(*things))
-
-    def save(self, path: Path) -> None:
-        """Write it to a file."""
-        things = None if self.things is None else tuple(self.things)
-        torch.save({**vars(self), "things": things}, path)
-
-
-def read_masks(
-    model: BoundModel,
-    samples: Iterable[Sample],
-    *,
-    finer: int = 1,
-    collated: SeeingCollator | None = None,
-) -> ReadMasks:
-    """Have the language model read dialogues, each about one picture.
-
-    Args:
-        model: It sees and cuts out.
-        samples: The dialogues; those about the same picture need not stand together.
-        finer: How many pixels of the grounding encoder's square, across and down, make one label.
-        collated: Makes batches of the dialogues; by default of what the model sees.
-    """
-    shown: list[str] = []
-
-    def told() -> Iterator[EncodedSample]:
-        for sample in samples:
-            one = encoded(model, sample)
-            if one.pointing:
-                shown.append(str(sample.image))
-            yield one
-
-    numbers: dict[str, int] = {}
-    maps: list[tuple[Tensor, ...]] = []
-    lists: list[ListedThings] = []
-    states, labels, image_of = [], [], []
-    read = 0
-    for seen, found in read_states(model, told(), collated=collated):
-        states.append(found)
-        labels.append(_coarser(seen.labels, finer))
-        pictures = shown[read : read + len(seen.maps[0])]
-        read += len(pictures)
-        listed = _listed(model, seen)
-        for row, picture in enumerate(pictures):
-            if picture not in numbers:
-                numbers[picture] = len(maps)
-                maps.append(tuple(scale[row].bfloat16() for scale in seen.maps))
-                if listed is not None:
-                    lists.append(_rows(listed, torch.tensor([row])))
-        image_of += [numbers[pictures[row]] for row in seen.image_of.tolist()]
-    return ReadMasks(
-        maps=tuple(torch.stack(scale) for scale in zip(*maps, strict=True)),
-        states=torch.cat(states),
-        labels=torch.cat(labels),
-        image_of=torch.tensor(image_of),
-        things=_joined(lists),
-    )
-
-
-def _listed(model: BoundModel, seen: SeenBatch) -> ListedThings | None:
-    """Return what is listed of the pictures with masks, to be kept."""
-    if model.sight is None or not model.sight.points:
-        return None
-    things = listed_things(model.sight, seen)
-    return things and things._replace(told=things.told.bfloat16(), places=things.places.bfloat16())
-
-
-def _joined(lists: Sequence[ListedThings]) -> ListedThings | None:
-    """Put lists of pictures one after another."""
-    return ListedThings(*map(torch.cat, zip(*lists, strict=True))) if lists else None
-
-
-def _rows(things: ListedThings, pictures: Tensor) -> ListedThings:
-    """Return the lists of some pictures."""
-    return ListedThings(*(one[pictures] for one in things))
-
-
-def _coarser(labels: Tensor, finer: int) -> Tensor:
-    """Let squares of labels [M, S, S] be told by their majority; one that holds a 255 is 255."""
-    if finer == 1:
-        return labels
-    covered = functional.avg_pool2d((labels == 1)[:, None].float(), finer)[:, 0] >= 0.5
-    left_out = functional.max_pool2d((labels == IGNORED)[:, None].float(), finer)[:, 0] > 0
-    return covered.byte().masked_fill(left_out, IGNORED)
+_RIDGE = 30.0
 
 
 def begin_as(sight: Sight, bundle: Path) -> None:
@@ -237,6 +81,7 @@ def begin_as(sight: Sight, bundle: Path) -> None:
 def fit_masks(
     sight: Sight, read: ReadMasks, *, steps: int, lr: float = 1e-3,
     apart: ReadMasks | None = None, state: Path | None = None, terms: Terms | None = None,
+    kept_prompts: bool = False,
 ) -> None:  # fmt: skip
     """Fit decoder and projection, in place. Stopped, it goes on where it saved last.
 
@@ -248,11 +93,16 @@ def fit_masks(
         apart: What to score on while they learn.
         state: File of the training's state; without one nothing is saved.
         terms: What the training learns from; a state of another is refused.
+        kept_prompts: The decoder alone learns, without what points at things.
 
     Raises:
         SystemExit: The state is of another training.
     """
-    learning = nn.ModuleList([sight.mask_decoder, sight.prompt_projection]).train()
+    decoder = sight.mask_decoder
+    learning = nn.ModuleList([decoder, sight.prompt_projection]).train()
+    if kept_prompts:
+        sight.prompt_projection.requires_grad_(False)
+        decoder.pointer.requires_grad_(False)
     optimizers = Optimizers(learning.parameters(), tuned=tuned_blocks(sight.mask_decoder))
     masks_of = [
         (read.image_of == picture).nonzero()[:, 0].tolist() for picture in range(len(read.maps[0]))
@@ -270,13 +120,16 @@ def fit_masks(
         masks = torch.tensor([mask for part in chosen for mask in part])
         image_of = torch.tensor([n for n, part in enumerate(chosen) for _ in part])
         noise = torch.randn(len(masks), 1, generator=torch.Generator().manual_seed(step))
-        batch = _batch(read, pictures, masks, image_of)
-        hidden = (read.states[masks] * (1 + _NOISE * noise))[None]
+        hidden = read.states[masks] * (1 + _NOISE * noise)
+        maps = tuple(scale[pictures].float() for scale in read.maps)
+        things, labels = read.listed(torch.tensor(pictures)), read.labels[masks]
         with cpu_autocast():
-            loss = sight_losses(sight, batch, hidden, MaskWeights()).mask
-        if loss is None:
-            raise ValueError("a batch must have masks")
-        loss = loss + _POINTING * _pointing_loss(sight, batch, hidden[0])
+            logits = sight.mask_logits(maps, hidden, image_of, things)
+            loss = mask_loss(logits, labels, MaskWeights())
+        if things is not None and not kept_prompts:
+            scores = _scores(sight, hidden, things, image_of)
+            meant = meant_things(labels, things, image_of)
+            loss = loss + _POINTING * _pointing_loss(scores, meant)
         loss.backward()
         nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
         rise, fall = (step + 1) / _WARM_UP, (steps - step) / (_DECAY * steps)
@@ -295,27 +148,78 @@ def fit_masks(
             clock = time.monotonic()
 
 
-def _pointing_loss(sight: Sight, batch: Batch, states: Tensor) -> Tensor:
-    """Score what the prompts point at by cross-entropy, where masks are of one listed thing."""
-    decoder, seen = sight.mask_decoder, batch.seen
-    if decoder is None or not sight.points or seen is None or seen.things is None:
-        return states.new_zeros(())
+def _scores(sight: Sight, states: Tensor, things: ListedThings, image_of: Tensor) -> Tensor:
+    """Score what the prompts of states [M, D] point at, [M, N]."""
+    decoder = sight.mask_decoder
     queries = sight.prompt_projection(states)[:, len(decoder.pointed) :]
-    scores = decoder.pointer.scores(queries, seen.things, seen.image_of)
-    meant = meant_things(seen.labels, seen.things, seen.image_of)
+    scores: Tensor = decoder.pointer.scores(queries, things, image_of)
+    return scores
+
+
+def _pointing_loss(scores: Tensor, meant: Tensor) -> Tensor:
+    """Compare what prompts point at, [M, N], with what is meant, [M], -1 for no listed thing."""
     wrong = functional.cross_entropy(scores, meant, ignore_index=-1, reduction="sum")
     return wrong / (meant >= 0).sum().clamp(min=1)
 
 
-def meant_things(labels: Tensor, things: ListedThings, image_of: Tensor) -> Tensor:
-    """Return the number of the listed thing whose mask each is, -1 where there is none, [M]."""
-    shown = (labels == 1).float()
-    middles = (torch.arange(labels.shape[-1]) + 0.5) / labels.shape[-1]
-    area = shown.sum((1, 2)).clamp(min=1)
-    across, down = ((shown.sum(axis) * middles).sum(1) / area for axis in (1, 2))
-    away = (things.places[image_of] - torch.stack([across, down], dim=1)[:, None]).norm(dim=2)
-    distance, which = away.masked_fill(~things.present[image_of], torch.inf).min(1)
-    return torch.where(distance < _AT_PLACE, which, -1)
+@torch.no_grad()
+def begin_listed(sight: Sight, read: ReadMasks) -> None:
+    """Let what is listed of a thing become the prompt that words for it become (ridge regression).
+
+    Args:
+        sight: Its decoder makes prompts of what is listed; that changes in place, where it is new.
+        read: What was read.
+    """
+    decoder, things = sight.mask_decoder, read.listed()
+    if decoder.listed is None or things is None or decoder.listed.weight.any():
+        return
+    meant = meant_things(read.labels, things, read.image_of)
+    right = _scores(sight, read.states, things, read.image_of).argmax(1) == meant
+    told = things.told[read.image_of[right], meant[right]]
+    told = torch.cat([told, torch.ones(len(told), 1)], dim=1)
+    prompts = sight.prompt_projection(read.states[right])[:, : len(decoder.pointed)]
+    gram = told.T @ told + _RIDGE * torch.eye(told.shape[1])
+    weights = torch.linalg.solve(gram, told.T @ prompts)
+    decoder.listed.weight.copy_(weights[:-1].T)
+    decoder.listed.bias.copy_(weights[-1])
+
+
+def calibrate(sight: Sight, apart: ReadMasks) -> None:
+    """Fit how much an unsure name speaks for a thing, to masks that nothing else was fitted to.
+
+    Of the words that it learned from the pointer knows what they mean, and need not ask what has no
+    name; so that is weighed anew, as temperatures are (Guo et al., arXiv 1706.04599).
+
+    Args:
+        sight: It points at things; two weights change in place.
+        apart: What to fit them to.
+    """
+    things = apart.listed()
+    if things is None:
+        return
+    meant = meant_things(apart.labels, things, apart.image_of)
+    present = things.present[apart.image_of]
+    sureness = things.told[apart.image_of][..., SURENESS]
+    with torch.no_grad():
+        scores = _scores(sight, apart.states, things, apart.image_of)
+    change = torch.zeros(sureness.shape[-1], requires_grad=True)
+    fit = torch.optim.LBFGS([change], max_iter=100)
+
+    def weighed() -> Tensor:
+        return torch.where(present, scores + sureness @ change, scores)
+
+    def loss() -> Tensor:
+        fit.zero_grad()
+        wrong = _pointing_loss(weighed(), meant)
+        wrong.backward()
+        return wrong
+
+    fit.step(loss)
+    with torch.no_grad():
+        sight.mask_decoder.pointer.usual.weight[0, SURENESS] += change
+        known = meant >= 0
+        right = [int((s.argmax(1) == meant)[known].sum()) for s in (scores, weighed())]
+    console.log(f"pointed rightly {right[1]} of {int(known.sum())} times, before {right[0]}")
 
 
 @torch.no_grad()
@@ -326,7 +230,7 @@ def score(sight: Sight, read: ReadMasks) -> float:
         pictures, image_of = read.image_of[rows].unique(return_inverse=True)
         maps = tuple(scale[pictures].float() for scale in read.maps)
         with cpu_autocast():
-            things = _things(read, pictures)
+            things = read.listed(pictures)
             logits = sight.mask_logits(maps, read.states[rows], image_of, things).float()
         labels = read.labels[rows]
         raised = functional.interpolate(logits[:, None], labels.shape[-2:], mode="bilinear")[:, 0]
@@ -334,35 +238,3 @@ def score(sight: Sight, read: ReadMasks) -> float:
         overlap += int((found & (labels == 1)).sum())
         union += int(((found & counted) | (labels == 1)).sum())
     return overlap / max(1, union)
-
-
-def _things(read: ReadMasks, pictures: Tensor) -> ListedThings | None:
-    """Return the lists of some pictures as the decoder takes them."""
-    if read.things is None:
-        return None
-    things = _rows(read.things, pictures)
-    return things._replace(told=things.told.float(), places=things.places.float())
-
-
-def _batch(read: ReadMasks, pictures: Sequence[int], masks: Tensor, image_of: Tensor) -> Batch:
-    """Return a batch of one dialogue whose states are those of the masks, in order."""
-    nothing = torch.zeros(1, len(masks), dtype=torch.long)
-    seen = SeenBatch(
-        features=torch.zeros(0),
-        maps=tuple(scale[list(pictures)].float() for scale in read.maps),
-        pictured=nothing[0, :0],
-        image_of=image_of,
-        places=torch.stack([nothing[0], torch.arange(len(masks))], dim=1),
-        labels=read.labels[masks],
-        boxes=torch.zeros(len(masks), 4),
-        phrases=("",) * len(masks),
-        things=_things(read, torch.tensor(pictures)),
-    )
-    return Batch(
-        input_ids=nothing,
-        attention_mask=torch.ones_like(nothing),
-        loss_weights=torch.zeros(1, len(masks)),
-        reply_kinds=nothing,
-        is_plain=torch.zeros(1, dtype=torch.bool),
-        seen=seen,
-    )

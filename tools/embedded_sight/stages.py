@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from resumable.state import Terms
 
     from embedded_sight.drawings import Samples
-    from embedded_sight.fitting import ReadMasks
     from embedded_sight.names import Names
+    from embedded_sight.reading import ReadMasks
     from llmbind_cli.model.bound_model import BoundModel
     from llmbind_cli.training.start import Start
 
@@ -178,9 +178,11 @@ def follow(arguments: argparse.Namespace) -> None:
 
 def fit(arguments: argparse.Namespace) -> None:
     """Fit a bundle's mask decoder and prompt projection to masks, its language model as it is."""
-    from embedded_sight.fitting import ReadMasks, begin_as, fit_masks, read_masks
+    from embedded_sight.coining import Coinage, CoinedWords
+    from embedded_sight.fitting import begin_as, begin_listed, calibrate, fit_masks
     from embedded_sight.joint import decodes_alike
     from embedded_sight.lists import StrangeLists
+    from embedded_sight.reading import ReadMasks, read_masks
     from embedded_sight.speaking import give_decoder
 
     model, start = _model([f"model.start={json.dumps(str(arguments.into.resolve()))}"])
@@ -197,8 +199,11 @@ def fit(arguments: argparse.Namespace) -> None:
         spoken = scenes.spoken(arguments.drawings)
         collated = None
         if arguments.strange:
-            names = _names(model, scenes)
+            names, coinage = _names(model, scenes), Coinage(model.tokenizer, scenes.world)
             collated = StrangeLists(model.sight, names, arguments.strange)
+            spoken = CoinedWords(
+                spoken, names, coinage, strange=arguments.strange, share=arguments.coined
+            )
         read = read_masks(
             model,
             (spoken[n] for n in range(arguments.count)),
@@ -209,6 +214,9 @@ def fit(arguments: argparse.Namespace) -> None:
     if not decodes_alike(start, model.sight.config):
         begin_as(model.sight, start.bundle)
     learned, apart = read.split(APART)
+    if arguments.keep_prompts:
+        calibrate(model.sight, apart)
+    begin_listed(model.sight, learned)
     fit_masks(
         model.sight,
         learned,
@@ -217,7 +225,10 @@ def fit(arguments: argparse.Namespace) -> None:
         apart=apart,
         state=state,
         terms=_terms_of_fit(arguments, learned),
+        kept_prompts=arguments.keep_prompts,
     )
+    if not arguments.keep_prompts:
+        calibrate(model.sight, apart)
     told = {
         "tool": "tools/embedded_sight, fit",
         "steps": arguments.steps,
@@ -240,6 +251,8 @@ def _terms_of_fit(arguments: argparse.Namespace, learned: ReadMasks) -> Terms:
         language_model=hashlib.sha256(adapter.read_bytes()).hexdigest(),
         masks=len(learned.states),
         strange=arguments.strange,
+        coined=arguments.coined,
+        keep_prompts=arguments.keep_prompts,
         lr=arguments.lr,
     )
 
@@ -299,8 +312,9 @@ def fit_photos(arguments: argparse.Namespace) -> None:
     """Fit the embedded bundle's decoder and projection to the photos of COCO128 to train on."""
     import shutil
 
-    from embedded_sight.fitting import fit_masks, read_masks
+    from embedded_sight.fitting import fit_masks
     from embedded_sight.photos import dialogues
+    from embedded_sight.reading import read_masks
     from embedded_sight.speaking import replace_heads
 
     model, start = _model()

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmbind_cli.nn.efficientnet_lite import LastBlocks
-from llmbind_cli.nn.list_pointer import ListedThings, ListPointer
+from llmbind_cli.nn.list_pointer import ListedThings, ListPointer, heat
 from llmbind_cli.nn.neck import Lateral, NeckBlock
 
 _LAYERS = 2
 _MLP_RATIO = 4
+_LISTED = 0.75
+"""How much of a prompt what is listed makes up, where the pointer is sure."""
 
 
 class LightMaskDecoder(nn.Module):
@@ -45,6 +47,9 @@ class LightMaskDecoder(nn.Module):
         pointer_width: Numbers of the prompt that point at listed things, after the others; 0 for
             none.
         told_width: Width of what is told of a listed thing.
+        pointer_trust: Share of one thing in what is pointed at from which on the rest of the
+            prompt, which knows no thing that training never saw, is mostly made of what the list
+            tells of that one. ``None`` for never.
 
     Raises:
         ValueError: An argument is out of range.
@@ -61,6 +66,7 @@ class LightMaskDecoder(nn.Module):
         tuned_from: int | None = None,
         pointer_width: int = 0,
         told_width: int | None = None,
+        pointer_trust: float | None = None,
     ) -> None:
         super().__init__()
         if not channels or min(channels) < 1:
@@ -79,11 +85,21 @@ class LightMaskDecoder(nn.Module):
             raise ValueError(
                 f"pointer_width must be 0, or ≥ 1 with object_tokens, got {pointer_width}"
             )
+        if pointer_trust is not None and not (pointer_width and 0 < pointer_trust <= 1):
+            raise ValueError(
+                f"pointer_trust must be in (0, 1], with a pointer_width ≥ 1, got {pointer_trust}"
+            )
         self.prompt_width = prompt_width + pointer_width
+        self.pointer_trust = pointer_trust
         self.pointer = self.pointed = None
         if pointer_width and told_width is not None:
             self.pointer = ListPointer(query_width=pointer_width, told_width=told_width)
             self.pointed = nn.Parameter(torch.zeros(prompt_width))
+        self.listed = None
+        if pointer_trust is not None and told_width is not None:
+            self.listed = nn.Linear(told_width, prompt_width)
+            nn.init.zeros_(self.listed.weight)
+            nn.init.zeros_(self.listed.bias)
         num_coarse = min(attended_maps, len(channels))
         fine, coarse = channels[:-num_coarse], channels[-num_coarse:]
         self.num_fine = len(fine)
@@ -160,9 +176,10 @@ class LightMaskDecoder(nn.Module):
             if things is None:
                 raise ValueError("a decoder that points at listed things needs a list of them")
             prompts, queries = prompts.tensor_split([len(self.pointed)], dim=1)
-            grid = attended.shape[-2], attended.shape[-1]
-            heat = self.pointer(queries, things, image_of, grid)  # [M, h, w]
-            attended = attended + heat[:, None] * self.pointed[:, None, None]
+            shares = self.pointer.shares(queries, things, image_of)  # [M, N]
+            shown = heat(shares, things, image_of, (attended.shape[-2], attended.shape[-1]))
+            attended = attended + shown[:, None] * self.pointed[:, None, None]
+            prompts = self._told(prompts, shares, things, image_of)
         tokens = torch.stack([self.mask_token.expand_as(prompts), prompts], dim=1)  # [M, 2, P]
         tokens, image = self._attend(tokens, attended)
         for step, fine in zip(self.up, reversed(maps[: self.num_fine]), strict=True):
@@ -171,6 +188,16 @@ class LightMaskDecoder(nn.Module):
         logits: Tensor = torch.einsum("mc,mchw->mhw", weights[:, :-1], image)
         shifted: Tensor = logits + weights[:, -1, None, None]
         return shifted
+
+    def _told(
+        self, prompts: Tensor, shares: Tensor, things: ListedThings, image_of: Tensor
+    ) -> Tensor:
+        """Let prompts [M, P] say of things that are surely meant what the list tells of them."""
+        if self.listed is None:
+            return prompts
+        listed = torch.einsum("mn,mnp->mp", shares, self.listed(things.told)[image_of])
+        sure = shares.amax(1, keepdim=True) >= (self.pointer_trust or 1.0)
+        return torch.where(sure, torch.lerp(prompts, listed.to(prompts), _LISTED), prompts)
 
     def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Let tokens [M, 2, P] and image [M, P, h, w] read each other."""

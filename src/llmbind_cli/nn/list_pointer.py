@@ -28,6 +28,9 @@ _FREQUENCIES = (1, 2, 4)
 _BESIDE = 2 + 4 * len(_FREQUENCIES) + 2 + 4
 """Numbers told of a thing beside its name and its colour."""
 
+SURENESS = slice(-6, -4)
+"""Where among what is told of a thing its likeliest name's share is, and the entropy of all."""
+
 _NEVER = -1e4
 
 
@@ -85,7 +88,7 @@ def tell(names: Tensor, colours: Tensor, shares: Tensor, places: Tensor, present
 
 
 class ListPointer(nn.Module):
-    """Queries and listed things → heat where the things stand that are meant.
+    """Queries and listed things → which of the things are meant.
 
     Args:
         query_width: ``Q``, ≥ 1.
@@ -124,30 +127,34 @@ class ListPointer(nn.Module):
         scores: Tensor = (fitting + usual[image_of]).masked_fill(~things.present[image_of], _NEVER)
         return scores
 
-    def forward(
-        self, queries: Tensor, things: ListedThings, image_of: Tensor, grid: tuple[int, int]
-    ) -> Tensor:
-        """Point.
+    def shares(self, queries: Tensor, things: ListedThings, image_of: Tensor) -> Tensor:
+        """Tell how much of each thing each query means, in [0, 1], [M, N].
 
-        Args:
-            queries: [M, Q].
-            things: Of the pictures.
-            image_of: Which picture each query is about, int64 [M].
-            grid: ``h`` and ``w``.
-
-        Returns:
-            Heat in [0, 1], the shares of the things around their places, [M, h, w]. A share may go
-            to none of them.
+        They add up to 1 or less: a share may go to none of them. The rest as for :meth:`scores`.
         """
         scores = self.scores(queries, things, image_of)
         nothing = scores.new_zeros(len(scores), 1)
-        shares = torch.cat([scores, nothing], dim=1).softmax(1)[:, :-1]  # [M, N]
-        down, across = (
-            (torch.arange(size, device=scores.device) + 0.5 - things.places[..., axis, None] * size)
-            .div(_SPREAD)
-            .square()
-            for size, axis in ((grid[0], 1), (grid[1], 0))
-        )  # [G, N, h] and [G, N, w]
-        spots = (-(down[..., None] + across[..., None, :]) / 2).exp()  # [G, N, h, w]
-        heat: Tensor = torch.einsum("mn,mnhw->mhw", shares, spots[image_of].to(shares))
-        return heat
+        return torch.cat([scores, nothing], dim=1).softmax(1)[:, :-1]
+
+
+def heat(shares: Tensor, things: ListedThings, image_of: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Show where the things are that are meant.
+
+    Args:
+        shares: Of the things, [M, N].
+        things: Of the pictures.
+        image_of: Which picture each row of shares is about, int64 [M].
+        grid: ``h`` and ``w``.
+
+    Returns:
+        In [0, 1], the shares around the things' places, [M, h, w].
+    """
+    down, across = (
+        (torch.arange(size, device=shares.device) + 0.5 - things.places[..., axis, None] * size)
+        .div(_SPREAD)
+        .square()
+        for size, axis in ((grid[0], 1), (grid[1], 0))
+    )  # [G, N, h] and [G, N, w]
+    spots = (-(down[..., None] + across[..., None, :]) / 2).exp()  # [G, N, h, w]
+    shown: Tensor = torch.einsum("mn,mnhw->mhw", shares, spots[image_of].to(shares))
+    return shown

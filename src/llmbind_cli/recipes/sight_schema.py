@@ -91,6 +91,26 @@ class MaskFilterSection(Section):
     eps: float = Field(default=1e-5, gt=0)
 
 
+class MaskDecoderSection(Section):
+    """``[sight.mask_decoder]``: the light decoder that goes with EfficientNet.
+
+    Attributes:
+        prompt_width: Numbers of a prompt that say what is to be cut out.
+        num_heads: Heads of each attention.
+        attended_maps: How many of the coarsest maps are attended to.
+        neck_layers: Residual blocks before the attention.
+        pointer_width: Numbers of a prompt that point at listed things, beside the others.
+        pointer_trust: Share of one thing in what is pointed at from which on that alone counts.
+    """
+
+    prompt_width: int | None = None
+    num_heads: int | None = None
+    attended_maps: int | None = None
+    neck_layers: int | None = None
+    pointer_width: int | None = None
+    pointer_trust: float | None = None
+
+
 class SightSection(Section):
     """``[sight]``.
 
@@ -98,8 +118,7 @@ class SightSection(Section):
         vision_tower: Feeds the language model.
         grounding_encoder: Feeds the mask decoder; without it the model answers about pictures and
             cuts nothing out.
-        mask_decoder: Settings of the light decoder that goes with EfficientNet: ``prompt_width``,
-            ``num_heads``, ``attended_maps``, ``neck_layers`` and ``pointer_width``.
+        mask_decoder: Settings of the light decoder that goes with EfficientNet.
         mask_filter: Brings masks to the edges of the picture, once they are decoded.
         object_tokens: Lets the projector list the things that it finds instead of giving one token
             a cell.
@@ -114,9 +133,7 @@ class SightSection(Section):
 
     vision_tower: NetworkSection
     grounding_encoder: NetworkSection | None = None
-    mask_decoder: dict[
-        Literal["prompt_width", "num_heads", "attended_maps", "neck_layers", "pointer_width"], int
-    ] = Field(default={})
+    mask_decoder: MaskDecoderSection = MaskDecoderSection()
     mask_filter: MaskFilterSection | None = None
     object_tokens: ObjectTokensSection | None = None
     image_marks: Marks | None = None

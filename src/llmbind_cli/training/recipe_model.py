@@ -112,7 +112,7 @@ def sight_config(section: SightSection) -> SightConfig:
     return SightConfig(
         vision_tower=network(section.vision_tower),
         grounding_encoder=None if grounding is None else network(grounding),
-        mask_decoder={str(key): value for key, value in section.mask_decoder.items()},
+        mask_decoder=section.mask_decoder.model_dump(exclude_none=True),
         mask_filter=None if smoothing is None else MaskFilter(**smoothing.model_dump()),
         object_tokens=None if objects is None else ObjectTokens(**objects.model_dump()),
         image_marks=section.image_marks or (),

@@ -64,6 +64,22 @@ def listed_things(sight: Sight, seen: SeenBatch) -> ListedThings | None:
     return sight.things(seen.features[seen.pictured])
 
 
+def mask_loss(logits: Tensor, labels: Tensor, weights: MaskWeights) -> Tensor:
+    """Compare decoded masks with those that are wanted (LLMBind Eq. 8).
+
+    Args:
+        logits: [M, h, w].
+        labels: 1, 0 or 255, [M, S, S].
+        weights: Of the two losses.
+    """
+    raised = functional.interpolate(
+        logits[:, None].float(), labels.shape[-2:], mode="bilinear", align_corners=False
+    )[:, 0]  # [M, S, S]
+    target, counted = labels == 1, labels != IGNORED
+    bce = mask_bce_loss(raised, target, counted=counted)
+    return weights.bce * bce + weights.dice * mask_dice_loss(raised, target, counted=counted)
+
+
 def sight_losses(
     sight: Sight, batch: Batch, hidden_states: Tensor, weights: MaskWeights
 ) -> SightLosses:
@@ -84,13 +100,7 @@ def sight_losses(
     states = hidden_states[seen.places[:, 0], seen.places[:, 1]]  # [M, D]
     things = listed_things(sight, seen)
     logits = sight.mask_logits(seen.maps, states, seen.image_of, things)  # [M, h, w]
-    side = seen.labels.shape[-1]
-    logits = functional.interpolate(
-        logits[:, None].float(), (side, side), mode="bilinear", align_corners=False
-    )[:, 0]  # [M, S, S]
-    target, counted = seen.labels == 1, seen.labels != IGNORED
-    mask = weights.bce * mask_bce_loss(logits, target, counted=counted)
-    mask = mask + weights.dice * mask_dice_loss(logits, target, counted=counted)
+    mask = mask_loss(logits, seen.labels, weights)
     if sight.box_head is None:
         return SightLosses(mask=mask)
     has_extent = (seen.boxes[:, 2:] > seen.boxes[:, :2]).all(1)

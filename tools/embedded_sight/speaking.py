@@ -202,19 +202,23 @@ def replace_heads(
     write_atomically(path, lambda file: file.write(payload))
 
 
-def give_decoder(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> None:
+def give_decoder(
+    bundle: Path, model: BoundModel, told: Mapping[str, Any], *, prompts: bool = True
+) -> None:
     """Put a model's mask decoder and prompt projection into a bundle, in place of its own.
 
     Args:
         bundle: The bundle's folder; its language model is that of the model.
         model: Holds them, and says what the decoder looks at.
         told: What the bundle's provenance is to tell of them.
+        prompts: Whether the projection is another one than the bundle has.
     """
     own, given = _seeing(BundleConfig.read(bundle)), _seeing(model.config)
     sight = dataclasses.replace(
         own, grounding_encoder=given.grounding_encoder, mask_decoder=given.mask_decoder
     )
-    _give(bundle, model, sight, ("mask_decoder", "prompt_projection"), told)
+    parts = ("mask_decoder", "prompt_projection") if prompts else ("mask_decoder",)
+    _give(bundle, model, sight, parts, told)
 
 
 def give_prompts(bundle: Path, model: BoundModel, told: Mapping[str, Any]) -> None:

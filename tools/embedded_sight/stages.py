@@ -229,13 +229,15 @@ def fit(arguments: argparse.Namespace) -> None:
     )
     if not arguments.keep_prompts:
         calibrate(model.sight, apart)
+    earlier = start.training.get("fitted", {}).get("mask_decoder", {})
     told = {
         "tool": "tools/embedded_sight, fit",
         "steps": arguments.steps,
         "masks": len(learned.states),
         "seed": SEED + 1,
+        "steps before": earlier.get("steps before", 0) + earlier.get("steps", 0),
     }
-    give_decoder(arguments.into, model, told)
+    give_decoder(arguments.into, model, told, prompts=not arguments.keep_prompts)
 
 
 def _terms_of_fit(arguments: argparse.Namespace, learned: ReadMasks) -> Terms:

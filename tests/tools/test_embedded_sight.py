@@ -446,12 +446,12 @@ def test_strange_things_bear_words_that_nothing_bears(looking, questions, world)
     sample = questions[0]
     coinage = SimpleNamespace(coin=lambda chance: "zephyrine")
 
-    def rows(**shares):
-        return CoinedWords(questions, names, coinage, **shares)
+    def coin(**shares):
+        return CoinedWords(names, world, coinage, **shares)(sample)
 
-    assert rows(strange=0.0, share=1.0)[0].turns == sample.turns
-    assert rows(strange=1.0, share=0.0)[0].turns == sample.turns
-    renamed = rows(strange=1.0, share=1.0)[0]
+    assert coin(strange=0.0, share=1.0).turns == sample.turns
+    assert coin(strange=1.0, share=0.0).turns == sample.turns
+    renamed = coin(strange=1.0, share=1.0)
     assert renamed.id == sample.id
     placed = {one.thing.name: one.thing for one in sample.pictures[0].arrangement.things}
     known = [noun.one.lower() for thing in placed.values() for noun in thing.names]
@@ -464,8 +464,23 @@ def test_strange_things_bear_words_that_nothing_bears(looking, questions, world)
         *strange_names(sample, picture, names, 0.5)
     }
     elsewhere = dataclasses.replace(sample, pictures=(object(),))
-    photos = CoinedWords([elsewhere], names, coinage, strange=1.0, share=1.0)
-    assert photos[0] is elsewhere
+    assert CoinedWords(names, world, coinage, strange=1.0, share=1.0)(elsewhere) is elsewhere
+
+
+def test_what_nothing_can_bear_is_not_there(looking, world, renderer):
+    """Without strange things a coined word is asked for in vain, and only so."""
+    names, _ = looking
+    asked = SceneQuestions(
+        ArrangementSampler(world, 3), renderer, name="v", turns=4, questions={"presence": 1.0}
+    )
+    coinage = SimpleNamespace(coin=lambda chance: "zephyrine")
+    coin = CoinedWords(names, world, coinage, strange=0.0, share=1.0)
+    texts = [turn.text for number in range(12) for turn in coin(asked[number]).turns]
+    replies = {True: set(), False: set()}
+    for said, replied in zip(texts[::2], texts[1::2], strict=True):
+        replies["zephyrine" in said].add(replied)
+    assert replies[True] == {"No."}
+    assert "Yes." in replies[False]
 
 
 def test_coined_words_are_of_no_name(model, world):
@@ -966,7 +981,7 @@ def test_what_has_no_sure_name_is_weighed_anew(model, all_and_nothing):
     fitting.calibrate(model.sight, all_and_nothing)  # lists nothing, so there is nothing to weigh
 
 
-def test_what_is_listed_begins_as_the_prompts_of_words_for_it(model, all_and_nothing):
+def test_what_is_listed_becomes_the_prompts_of_words_for_it(model, all_and_nothing):
     """Of twelve things in as many pictures, each the only one there, and so the one meant."""
     sight = pointing(model, pointer_width=8, pointer_trust=0.5).sight
     decoder, count = sight.mask_decoder, 12
@@ -983,13 +998,11 @@ def test_what_is_listed_begins_as_the_prompts_of_words_for_it(model, all_and_not
         things=things,
     )
     assert not decoder.listed.weight.any()
-    fitting.begin_listed(sight, read)
+    fitting.say_what_is_listed(sight, read)
     with torch.no_grad():
         prompts = sight.prompt_projection(states)[:, :-8]
         torch.testing.assert_close(decoder.listed(told[:, 0]), prompts, atol=0.02, rtol=0)
-    begun = decoder.listed.weight.clone()
-    fitting.begin_listed(sight, dataclasses.replace(read, states=-states))
-    assert torch.equal(decoder.listed.weight, begun)  # what has begun goes on
+    fitting.say_what_is_listed(model.sight, all_and_nothing)  # lists nothing
 
 
 def test_a_decoder_may_learn_while_prompts_stay(model, all_and_nothing):

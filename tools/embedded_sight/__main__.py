@@ -76,8 +76,7 @@ def _add_teaching(commands: Any) -> None:
     reading = stage.add_mutually_exclusive_group()
     reading.add_argument("--read", type=Path, nargs="*", help="masks.pt that were read before")
     _add_strange(reading)
-    told = "of those without names, that bear words which nothing else bears"
-    stage.add_argument("--coined", type=float, default=0.0, metavar="SHARE", help=told)
+    _add_coined(stage)
     told = "the decoder alone learns; of what points, how much an unsure name counts"
     stage.add_argument("--keep-prompts", action="store_true", help=told)
     stage.add_argument("--steps", type=int, default=2000)
@@ -93,6 +92,7 @@ def _add_teaching(commands: Any) -> None:
         "--true-lists", action="store_true", help="read what is in a scene, not what is seen"
     )
     _add_strange(lists)
+    _add_coined(stage)
     stage.add_argument(
         "--kept", type=Path, metavar="BUNDLE", help="go on speaking of words alone as it does"
     )
@@ -102,6 +102,12 @@ def _add_strange(options: Any) -> None:
     """Add the option to list things that have no name there."""
     told = "of the things in a picture: their names are missing in its list, as if never learned"
     options.add_argument("--strange", type=float, default=0.0, metavar="SHARE", help=told)
+
+
+def _add_coined(options: Any) -> None:
+    """Add the option to call such things by new words."""
+    told = "of those without names, that bear words which nothing else bears"
+    options.add_argument("--coined", type=float, default=0.0, metavar="SHARE", help=told)
 
 
 def _add_measuring(commands: Any) -> None:

@@ -21,7 +21,6 @@ from llmbind_cli.data.scenes.pictures import ScenePicture
 from llmbind_cli.data.scenes.world import Thing
 
 if TYPE_CHECKING:
-    from embedded_sight.drawings import Samples
     from embedded_sight.names import Names
 
 _SHORTEST = 4
@@ -74,29 +73,37 @@ class Coinage:
 
 
 class CoinedWords:
-    """Samples about scenes in which strange things bear words that nothing bears otherwise.
+    """Lets strange things in what is said about scenes bear words that nothing bears otherwise.
 
     Which things of a scene are strange follows from its sample as in
-    :class:`~embedded_sight.lists.StrangeLists`, whose lists these samples are meant for.
+    :class:`~embedded_sight.lists.StrangeLists`, whose lists go with such samples. Where none is,
+    nothing can bear a coined word, so it may also name what is asked for in vain.
 
     Args:
-        samples: What is said about scenes.
         names: Of the things that training knows.
+        world: All things.
         coinage: Of words.
         strange: Share of the kinds of things in a picture whose names its list lacks, in [0, 1].
         share: Of those, the share that bear coined words, in [0, 1].
     """
 
     def __init__(
-        self, samples: Samples, names: Names, coinage: Coinage, *, strange: float, share: float
+        self,
+        names: Names,
+        world: Iterable[Thing],
+        coinage: Coinage,
+        *,
+        strange: float,
+        share: float,
     ) -> None:
-        self._samples, self._names, self._coinage = samples, names, coinage
+        self._names, self._coinage = names, coinage
         self._strange, self._share = strange, share
+        known = [thing for thing in world if thing.name in names.number]
+        self._any = _pattern(form for thing in known for form in _forms(thing, ""))
 
-    def __getitem__(self, number: int) -> Sample:
-        """The sample of a number, ≥ 0."""
-        sample = self._samples[number]
-        (picture,) = sample.pictures
+    def __call__(self, sample: Sample) -> Sample:
+        """Return a sample with some names coined, its pictures and masks as they were."""
+        picture = sample.pictures[0]
         if not isinstance(picture, ScenePicture):
             return sample
         lacking = {*strange_names(sample, picture, self._names, self._strange)}
@@ -105,15 +112,39 @@ class CoinedWords:
             chance = Random(f"coined/{sample.id}/{name}")
             if self._names.number.get(name) in lacking and chance.random() < self._share:
                 sample = _renamed(sample, thing, self._coinage.coin(chance))
-        return sample
+        return sample if lacking else self._in_vain(sample)
+
+    def _in_vain(self, sample: Sample) -> Sample:
+        """Coin some names in questions whether something is there that is not."""
+        turns = list(sample.turns)
+        for number in range(0, len(turns), 2):
+            chance = Random(f"in vain/{sample.id}/{number}")
+            found = [*self._any.finditer(turns[number].text)]
+            in_vain = turns[number + 1].text.strip(".").lower() == "no" and len(found) == 1
+            if in_vain and chance.random() < self._share:
+                start, end = found[0].span()
+                said = turns[number].text
+                said = f"{said[:start]}{self._coinage.coin(chance)}{said[end:]}"
+                turns[number] = dataclasses.replace(turns[number], text=said)
+        return dataclasses.replace(sample, turns=turns)
+
+
+def _forms(thing: Thing, word: str) -> dict[str, str]:
+    """Return a thing's names, in lower case, with what becomes of each: a word, one or several."""
+    forms = {noun.one.lower(): word for noun in thing.names}
+    return forms | {noun.many.lower(): f"{word}s" for noun in thing.names if noun.many}
+
+
+def _pattern(forms: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds names in a text, the longest first."""
+    longest = sorted({*forms}, key=len, reverse=True)
+    return re.compile(rf"\b({'|'.join(map(re.escape, longest))})\b", re.IGNORECASE)
 
 
 def _renamed(sample: Sample, thing: Thing, word: str) -> Sample:
     """Call a thing by another word wherever a sample has one of its names."""
-    forms = {noun.one.lower(): word for noun in thing.names}
-    forms |= {noun.many.lower(): f"{word}s" for noun in thing.names if noun.many}
-    longest = sorted(forms, key=len, reverse=True)
-    pattern = re.compile(rf"\b({'|'.join(map(re.escape, longest))})\b", re.IGNORECASE)
+    forms = _forms(thing, word)
+    pattern = _pattern(forms)
 
     def renamed(text: str) -> str:
         return pattern.sub(lambda found: forms[found[1].lower()], text)

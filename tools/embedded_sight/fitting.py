@@ -163,15 +163,15 @@ def _pointing_loss(scores: Tensor, meant: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def begin_listed(sight: Sight, read: ReadMasks) -> None:
+def say_what_is_listed(sight: Sight, read: ReadMasks) -> None:
     """Let what is listed of a thing become the prompt that words for it become (ridge regression).
 
     Args:
-        sight: Its decoder makes prompts of what is listed; that changes in place, where it is new.
+        sight: What its decoder makes of what is listed changes in place.
         read: What was read.
     """
     decoder, things = sight.mask_decoder, read.listed()
-    if decoder.listed is None or things is None or decoder.listed.weight.any():
+    if things is None or decoder.listed is None:
         return
     meant = meant_things(read.labels, things, read.image_of)
     right = _scores(sight, read.states, things, read.image_of).argmax(1) == meant

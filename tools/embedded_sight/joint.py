@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from embedded_sight.coining import Coinage, CoinedWords
 from embedded_sight.grounding import Grounding
 from embedded_sight.lists import StrangeLists, TrueLists
 from embedded_sight.names import Names
 from llmbind_cli.data.batches import Batch
+from llmbind_cli.data.encode import EncodedSample, encode_dialogue
 from llmbind_cli.data.scenes.arrangements import ArrangementSampler
 from llmbind_cli.data.scenes.world import load_world
 from llmbind_cli.model.bound_model import BoundModel
@@ -34,6 +36,7 @@ from llmbind_cli.training.run import TrainingRun, train
 from llmbind_cli.training.sight_losses import MaskWeights, SightLosses
 
 if TYPE_CHECKING:
+    from llmbind_cli.training.samples import TrainingData
     from llmbind_cli.training.start import Start
 
 PROMPT_WEIGHT = 2.0
@@ -111,6 +114,7 @@ class TaughtRun(TrainingRun):
         work: Folder of the earlier stages.
         truly_listed: Let the language model read what is in a scene, not what the projector sees.
         strange: Share of the kinds of things in a picture that the projector is not to know.
+        coined: Share of those that bear words which nothing else bears.
         kept: Bundle whose way to speak of words alone is to be kept.
         settings: Those of :class:`TrainingRun`.
     """
@@ -123,6 +127,7 @@ class TaughtRun(TrainingRun):
         model: Any,
         truly_listed: bool = False,
         strange: float = 0.0,
+        coined: float = 0.0,
         kept: Path | None = None,
         **settings: Any,
     ) -> None:
@@ -138,16 +143,19 @@ class TaughtRun(TrainingRun):
         model.sight.mask_decoder.requires_grad_(False)
         if isinstance(model.sight.projector, ObjectProjector):
             model.sight.projector.requires_grad_(False)
+        known = ArrangementSampler(load_world(), 0).known
+        names = Names(model.language_model.get_input_embeddings(), model.tokenizer, known)
+        if strange and coined:
+            coinage = Coinage(model.tokenizer, load_world())
+            coin = CoinedWords(names, load_world(), coinage, strange=strange, share=coined)
+            settings["data"] = _said_anew(settings["data"], coin, recipe, model)
         super().__init__(recipe, model=model, **settings)
         self._settings["joint"] = {"true_lists": truly_listed}
         if self._kept is not None:
             self._settings["joint"]["kept"] = self._kept.name
         if strange:
-            self._settings["joint"]["strange"] = strange
+            self._settings["joint"] |= {"strange": strange, "coined": coined}
         if truly_listed or strange:
-            known = ArrangementSampler(load_world(), 0).known
-            embedding = model.language_model.get_input_embeddings()
-            names = Names(embedding, model.tokenizer, known)
             self._collated = (
                 TrueLists(model.sight, names)
                 if truly_listed
@@ -165,6 +173,24 @@ class TaughtRun(TrainingRun):
             talk_target=usual.talk_target,
             masks=usual.masks,
         )
+
+
+def _said_anew(data: TrainingData, coin: CoinedWords, recipe: Any, model: Any) -> TrainingData:
+    """Encode what is said about scenes anew, with coined words in it."""
+
+    def anew(one: EncodedSample) -> EncodedSample:
+        if one.sample is None:
+            return one
+        said = coin(one.sample)
+        return encode_dialogue(
+            said,
+            model.tokenizer,
+            model.token_table,
+            decision_weight=recipe.train.decision_weight,
+            slot=model.image_slot,
+        )
+
+    return dataclasses.replace(data, samples=[anew(one) for one in data.samples])
 
 
 def can_see(start: Start) -> bool:
@@ -218,6 +244,7 @@ def train_jointly(
     resume: bool,
     truly_listed: bool = False,
     strange: float = 0.0,
+    coined: float = 0.0,
     kept: Path | None = None,
 ) -> int:
     """Run the recipe with its teachers; return the exit code of ``llmbind train``."""
@@ -228,6 +255,11 @@ def train_jointly(
         resume=resume,
         device="cpu",
         make_run=partial(
-            TaughtRun, work=work, truly_listed=truly_listed, strange=strange, kept=kept
+            TaughtRun,
+            work=work,
+            truly_listed=truly_listed,
+            strange=strange,
+            coined=coined,
+            kept=kept,
         ),
     )

@@ -179,11 +179,12 @@ def follow(arguments: argparse.Namespace) -> None:
 def fit(arguments: argparse.Namespace) -> None:
     """Fit a bundle's mask decoder and prompt projection to masks, its language model as it is."""
     from embedded_sight.coining import Coinage, CoinedWords
-    from embedded_sight.fitting import begin_as, begin_listed, calibrate, fit_masks
+    from embedded_sight.fitting import begin_as, calibrate, fit_masks, say_what_is_listed, score
     from embedded_sight.joint import decodes_alike
     from embedded_sight.lists import StrangeLists
     from embedded_sight.reading import ReadMasks, read_masks
     from embedded_sight.speaking import give_decoder
+    from llmbind_cli.console import console
 
     model, start = _model([f"model.start={json.dumps(str(arguments.into.resolve()))}"])
     if start is None or model.sight is None:
@@ -197,26 +198,22 @@ def fit(arguments: argparse.Namespace) -> None:
     else:
         scenes = _scenes(arguments)
         spoken = scenes.spoken(arguments.drawings)
-        collated = None
+        collated = coin = None
         if arguments.strange:
             names, coinage = _names(model, scenes), Coinage(model.tokenizer, scenes.world)
             collated = StrangeLists(model.sight, names, arguments.strange)
-            spoken = CoinedWords(
-                spoken, names, coinage, strange=arguments.strange, share=arguments.coined
+            coin = CoinedWords(
+                names, scenes.world, coinage, strange=arguments.strange, share=arguments.coined
             )
-        read = read_masks(
-            model,
-            (spoken[n] for n in range(arguments.count)),
-            finer=MASK_PX,
-            collated=collated,
-        )
+        said = (spoken[n] for n in range(arguments.count))
+        samples = said if coin is None else map(coin, said)
+        read = read_masks(model, samples, finer=MASK_PX, collated=collated)
         read.save(masks)
     if not decodes_alike(start, model.sight.config):
         begin_as(model.sight, start.bundle)
     learned, apart = read.split(APART)
-    if arguments.keep_prompts:
-        calibrate(model.sight, apart)
-    begin_listed(model.sight, learned)
+    decoder = model.sight.mask_decoder
+    trust, decoder.pointer_trust = decoder.pointer_trust, None
     fit_masks(
         model.sight,
         learned,
@@ -227,8 +224,10 @@ def fit(arguments: argparse.Namespace) -> None:
         terms=_terms_of_fit(arguments, learned),
         kept_prompts=arguments.keep_prompts,
     )
-    if not arguments.keep_prompts:
-        calibrate(model.sight, apart)
+    decoder.pointer_trust = trust
+    calibrate(model.sight, apart)
+    say_what_is_listed(model.sight, learned)
+    console.log(f"set apart, the pointer trusted: cIoU {score(model.sight, apart):.4f}")
     earlier = start.training.get("fitted", {}).get("mask_decoder", {})
     told = {
         "tool": "tools/embedded_sight, fit",
@@ -343,6 +342,7 @@ def join(arguments: argparse.Namespace) -> None:
         resume=arguments.resume,
         truly_listed=arguments.true_lists,
         strange=arguments.strange,
+        coined=arguments.coined,
         kept=arguments.kept,
     )
     raise SystemExit(code)

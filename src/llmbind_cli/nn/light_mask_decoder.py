@@ -193,10 +193,10 @@ class LightMaskDecoder(nn.Module):
         self, prompts: Tensor, shares: Tensor, things: ListedThings, image_of: Tensor
     ) -> Tensor:
         """Let prompts [M, P] say of things that are surely meant what the list tells of them."""
-        if self.listed is None:
+        if self.listed is None or self.pointer_trust is None:
             return prompts
         listed = torch.einsum("mn,mnp->mp", shares, self.listed(things.told)[image_of])
-        sure = shares.amax(1, keepdim=True) >= (self.pointer_trust or 1.0)
+        sure = shares.amax(1, keepdim=True) >= self.pointer_trust
         return torch.where(sure, torch.lerp(prompts, listed.to(prompts), _LISTED), prompts)
 
     def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmbind_cli.nn.light_mask_decoder import LightMaskDecoder
-from llmbind_cli.nn.list_pointer import ListedThings, ListPointer, heat, tell, told_width
+from llmbind_cli.nn.list_pointer import SURENESS, ListedThings, ListPointer, heat, tell, told_width
 
 PICTURES, MOST, WIDTH, NAMES = 2, 3, 5, 7
 
@@ -104,8 +104,8 @@ def test_a_decoder_begins_without_pointing_and_learns_to(things):
         decoder(maps, prompts, image_of)
 
 
-def test_where_the_pointer_is_sure_the_prompt_says_what_is_listed(things):
-    """Three parts in four; where it is unsure, the prompt is as it came."""
+def test_for_what_has_no_sure_name_the_prompt_says_what_is_listed(things):
+    """Three parts in four, where the pointer is sure; else the prompt is as it came."""
     settings = {
         "channels": (5, 6), "prompt_width": 16, "num_heads": 2, "pointer_width": 4,
         "told_width": told_width(WIDTH), "attended_maps": 1,
@@ -116,15 +116,18 @@ def test_where_the_pointer_is_sure_the_prompt_says_what_is_listed(things):
     missing, unexpected = plain.load_state_dict(trusting.state_dict(), strict=False)
     assert (missing, unexpected) == ([], ["listed.weight", "listed.bias"])
     maps = [torch.randn(PICTURES, 5, 16, 16), torch.randn(PICTURES, 6, 8, 8)]
-    image_of, points = torch.zeros(2, dtype=torch.long), trusting.pointer
+    image_of, points = torch.zeros(3, dtype=torch.long), trusting.pointer
+    things.told[0, 0, SURENESS] = torch.tensor([0.5, 1.0])
+    things.told[0, 2, SURENESS] = torch.tensor([0.99, 0.1])
     with torch.no_grad():
         keys = points.direct(things.told) + points.mixed(
             torch.nn.functional.gelu(points.hidden(things.told))
         )
-        queries = torch.stack([500 * keys[0, 0], 0 * keys[0, 0]])
+        queries = torch.stack([500 * keys[0, 0], 0 * keys[0, 0], 500 * keys[0, 2]])
         shares = points.shares(queries, things, image_of)
-        assert (shares.amax(1) > 0.9).tolist() == [True, False]
-        own = torch.randn(2, 16)
+        assert (shares.amax(1) > 0.9).tolist() == [True, False, True]
+        assert shares[[0, 2]].argmax(1).tolist() == [0, 2]
+        own = torch.randn(3, 16)
         told = own.clone()
         told[0] = 0.25 * own[0] + 0.75 * (shares[0] @ trusting.listed(things.told[0]))
         found = trusting(maps, torch.cat([own, queries], dim=1), image_of, things)

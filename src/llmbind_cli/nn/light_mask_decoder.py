@@ -23,13 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmbind_cli.nn.efficientnet_lite import LastBlocks
-from llmbind_cli.nn.list_pointer import ListedThings, ListPointer, heat
+from llmbind_cli.nn.list_pointer import SURENESS, ListedThings, ListPointer, heat
 from llmbind_cli.nn.neck import Lateral, NeckBlock
 
 _LAYERS = 2
 _MLP_RATIO = 4
 _LISTED = 0.75
-"""How much of a prompt what is listed makes up, where the pointer is sure."""
+"""How much of a prompt what is listed makes up, where the pointer means what has no sure name."""
+
+_NAMED = 0.98
+"""Share of its likeliest name from which on a thing's name is sure."""
 
 
 class LightMaskDecoder(nn.Module):
@@ -48,8 +51,8 @@ class LightMaskDecoder(nn.Module):
             none.
         told_width: Width of what is told of a listed thing.
         pointer_trust: Share of one thing in what is pointed at from which on the rest of the
-            prompt, which knows no thing that training never saw, is mostly made of what the list
-            tells of that one. ``None`` for never.
+            prompt is mostly made of what the list tells of that one, if its name is unsure: what
+            has a sure name the decoder knows itself. ``None`` for never.
 
     Raises:
         ValueError: An argument is out of range.
@@ -192,12 +195,14 @@ class LightMaskDecoder(nn.Module):
     def _told(
         self, prompts: Tensor, shares: Tensor, things: ListedThings, image_of: Tensor
     ) -> Tensor:
-        """Let prompts [M, P] say of things that are surely meant what the list tells of them."""
+        """Let prompts [M, P] for things without a sure name say what the list tells of them."""
         if self.listed is None or self.pointer_trust is None:
             return prompts
         listed = torch.einsum("mn,mnp->mp", shares, self.listed(things.told)[image_of])
-        sure = shares.amax(1, keepdim=True) >= self.pointer_trust
-        return torch.where(sure, torch.lerp(prompts, listed.to(prompts), _LISTED), prompts)
+        most, which = shares.max(1, keepdim=True)  # [M, 1]
+        named = things.told[..., SURENESS.start][image_of].gather(1, which)
+        meant = (most >= self.pointer_trust) & (named < _NAMED)
+        return torch.where(meant, torch.lerp(prompts, listed.to(prompts), _LISTED), prompts)
 
     def _attend(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Let tokens [M, 2, P] and image [M, P, h, w] read each other."""

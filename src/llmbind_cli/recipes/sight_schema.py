@@ -100,7 +100,8 @@ class MaskDecoderSection(Section):
         attended_maps: How many of the coarsest maps are attended to.
         neck_layers: Residual blocks before the attention.
         pointer_width: Numbers of a prompt that point at listed things, beside the others.
-        pointer_trust: Share of one thing in what is pointed at from which on that alone counts.
+        pointer_trust: Share of one thing in what is pointed at from which on the list says what to
+            cut out, if that one's name is unsure.
     """
 
     prompt_width: int | None = None

@@ -39,6 +39,8 @@ def main() -> None:
     _add_teaching(commands)
     _add_measuring(commands)
     arguments = parser.parse_args()
+    if getattr(arguments, "coined", 0.0) and not arguments.strange:
+        parser.error("--coined is a share of the things that --strange leaves without names")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     arguments.run(arguments)

@@ -33,6 +33,7 @@ from llmbind_cli.model.loader import load_model
 from llmbind_cli.nn.object_projector import ObjectProjector
 from llmbind_cli.training.objective import LanguageObjective, Losses
 from llmbind_cli.training.run import TrainingRun, train
+from llmbind_cli.training.samples import hash_samples
 from llmbind_cli.training.sight_losses import MaskWeights, SightLosses
 
 if TYPE_CHECKING:
@@ -143,11 +144,13 @@ class TaughtRun(TrainingRun):
         model.sight.mask_decoder.requires_grad_(False)
         if isinstance(model.sight.projector, ObjectProjector):
             model.sight.projector.requires_grad_(False)
-        known = ArrangementSampler(load_world(), 0).known
-        names = Names(model.language_model.get_input_embeddings(), model.tokenizer, known)
-        if strange and coined:
-            coinage = Coinage(model.tokenizer, load_world())
-            coin = CoinedWords(names, load_world(), coinage, strange=strange, share=coined)
+        world, names = load_world(), None
+        if truly_listed or strange:
+            known = ArrangementSampler(world, 0).known
+            names = Names(model.language_model.get_input_embeddings(), model.tokenizer, known)
+        if names is not None and strange and coined:
+            coinage = Coinage(model.tokenizer, world)
+            coin = CoinedWords(names, world, coinage, strange=strange, share=coined)
             settings["data"] = _said_anew(settings["data"], coin, recipe, model)
         super().__init__(recipe, model=model, **settings)
         self._settings["joint"] = {"true_lists": truly_listed}
@@ -155,7 +158,7 @@ class TaughtRun(TrainingRun):
             self._settings["joint"]["kept"] = self._kept.name
         if strange:
             self._settings["joint"] |= {"strange": strange, "coined": coined}
-        if truly_listed or strange:
+        if names is not None:
             self._collated = (
                 TrueLists(model.sight, names)
                 if truly_listed
@@ -190,7 +193,8 @@ def _said_anew(data: TrainingData, coin: CoinedWords, recipe: Any, model: Any) -
             slot=model.image_slot,
         )
 
-    return dataclasses.replace(data, samples=[anew(one) for one in data.samples])
+    samples = [anew(one) for one in data.samples]
+    return dataclasses.replace(data, samples=samples, sha256=hash_samples(samples))
 
 
 def can_see(start: Start) -> bool:

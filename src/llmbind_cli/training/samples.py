@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,15 +76,10 @@ def load_samples(
     """
     samples: list[EncodedSample] = []
     described = []
-    digest = hashlib.sha256()
     for source in sources:
         before = len(samples)
         reader = read_source(source, left_out=left_out)
-        for sample in encoded_samples(reader, tokenizer, table, train, slot=slot):
-            digest.update(json.dumps(sample.ids).encode())
-            if sample.sample is not None:
-                digest.update(json.dumps([p.key for p in sample.sample.pictures]).encode())
-            samples.append(sample)
+        samples += encoded_samples(reader, tokenizer, table, train, slot=slot)
         if len(samples) == before:
             raise InputDataError(f"{source.name}: this data source holds no dialogue")
         described.append(reader.describe())
@@ -94,8 +89,18 @@ def load_samples(
         sources=described,
         sizes=[entry["dialogues"] for entry in described],
         weights=list(weights) if weights is not None else given or None,
-        sha256=digest.hexdigest(),
+        sha256=hash_samples(samples),
     )
+
+
+def hash_samples(samples: Iterable[EncodedSample]) -> str:
+    """Return the sha256 of encoded samples and the names of their pictures."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(json.dumps(sample.ids).encode())
+        if sample.sample is not None:
+            digest.update(json.dumps([p.key for p in sample.sample.pictures]).encode())
+    return digest.hexdigest()
 
 
 def encoded_samples(

@@ -160,7 +160,9 @@ class Hub:
 
     Attributes:
         files: Content of the repository.
-        troubles: HTTP status codes that the next requests get instead of an answer.
+        troubles: HTTP status codes that the next requests to a repository get instead of an
+            answer. What other programs of this machine or a client's thread may ask for besides
+            takes none of them.
         requests: Paths asked for so far.
     """
 
@@ -172,7 +174,7 @@ class Hub:
 
     def answer(self, path: str) -> tuple[int, bytes, dict[str, str]]:
         self.requests.append(path)
-        if self.troubles:
+        if self.troubles and path.startswith(("/api/models/org/", "/org/")):
             headers = {"Retry-After": self.retry_after} if self.retry_after else {}
             return self.troubles.pop(0), b"{}", headers
         api = "/api/models/org/tiny/"

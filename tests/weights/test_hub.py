@@ -157,7 +157,7 @@ def test_a_time_out(hub: Any, pauses: list[float], monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_no_repository_or_no_access(model: Any, pauses: list[float], status: int) -> None:
-    model.troubles = [status]
+    model.troubles = [status] * 100  # no access stays no access
     with pytest.raises(ModelNotFoundError, match=rf"HTTP {status}.*hf auth login"):
         resolve(SOURCE)
     assert pauses == []

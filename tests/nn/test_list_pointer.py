@@ -135,8 +135,23 @@ def test_for_what_has_no_sure_name_the_prompt_says_what_is_listed(things):
         torch.testing.assert_close(found, expected)
 
 
-def test_trust_needs_a_pointer():
+def test_an_unsure_name_can_speak_for_a_thing(things):
+    torch.manual_seed(1)
+    asking = ListPointer(query_width=4, told_width=told_width(WIDTH), unnamed=3.0)
+    things.told[0, :, SURENESS] = torch.tensor([[1.0, 0.0], [0.7, 0.5], [0.3, 1.8]])
+    queries, image_of = torch.randn(2, 4), torch.tensor([0, 1])
+    more = asking.scores(queries, things, image_of) - pointer().scores(queries, things, image_of)
+    torch.testing.assert_close(more[0], torch.tensor([0.0, 1.5, 3.0]))  # one nat is enough
+    assert (more[1, 1:] == 0).all()  # there is no such thing
+    with pytest.raises(ValueError, match="unnamed must be ≥ 0, got -1"):
+        ListPointer(query_width=4, told_width=3, unnamed=-1)
+
+
+def test_trust_and_unsure_names_need_a_pointer():
     settings = {"channels": (5,), "prompt_width": 16, "num_heads": 2, "told_width": 3}
+    for unnamed, width in ((2.0, 0), (-1.0, 4)):
+        with pytest.raises(ValueError, match=rf"pointer_unnamed must be ≥ 0, .* got {unnamed}"):
+            LightMaskDecoder(**settings, pointer_width=width, pointer_unnamed=unnamed)
     for trust, width in ((0.9, 0), (0.0, 4), (1.5, 4)):
         with pytest.raises(ValueError, match=rf"pointer_trust must be in \(0, 1\], .* got {trust}"):
             LightMaskDecoder(**settings, pointer_width=width, pointer_trust=trust)

@@ -1005,6 +1005,16 @@ def test_what_is_listed_becomes_the_prompts_of_words_for_it(model, all_and_nothi
     fitting.say_what_is_listed(model.sight, all_and_nothing)  # lists nothing
 
 
+def test_what_a_decoder_was_told_is_left_out_while_it_learns(model):
+    telling = pointing(model, pointer_width=8, pointer_trust=0.5, pointer_unnamed=2.0)
+    decoder = telling.sight.mask_decoder
+    with fitting.as_learned(decoder):
+        assert (decoder.pointer_trust, decoder.pointer.unnamed) == (None, 0.0)
+    assert (decoder.pointer_trust, decoder.pointer.unnamed) == (0.5, 2.0)
+    with fitting.as_learned(model.sight.mask_decoder):  # does not point
+        pass
+
+
 def test_a_decoder_may_learn_while_prompts_stay(model, all_and_nothing):
     sight = pointing(model, pointer_width=8).sight
     count = len(all_and_nothing.maps[0])

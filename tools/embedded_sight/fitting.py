@@ -9,9 +9,12 @@ Notation: ``M`` masks, ``N`` pictures, ``D`` width of the language model, ``S`` 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from resumable.optimizers import Optimizers
@@ -146,6 +149,24 @@ def fit_masks(
             if apart is not None:
                 console.log(f"set apart: cIoU {score(sight, apart):.4f}")
             clock = time.monotonic()
+
+
+@contextlib.contextmanager
+def as_learned(decoder: Any) -> Iterator[None]:
+    """Leave out for a while what a decoder that points at things was told and has not learned.
+
+    Else it would learn to make up for that.
+    """
+    pointer = getattr(decoder, "pointer", None)
+    if pointer is None:
+        yield
+        return
+    trust, unnamed = decoder.pointer_trust, pointer.unnamed
+    decoder.pointer_trust, pointer.unnamed = None, 0.0
+    try:
+        yield
+    finally:
+        decoder.pointer_trust, pointer.unnamed = trust, unnamed
 
 
 def _scores(sight: Sight, states: Tensor, things: ListedThings, image_of: Tensor) -> Tensor:

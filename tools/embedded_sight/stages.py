@@ -179,7 +179,14 @@ def follow(arguments: argparse.Namespace) -> None:
 def fit(arguments: argparse.Namespace) -> None:
     """Fit a bundle's mask decoder and prompt projection to masks, its language model as it is."""
     from embedded_sight.coining import Coinage, CoinedWords
-    from embedded_sight.fitting import begin_as, calibrate, fit_masks, say_what_is_listed, score
+    from embedded_sight.fitting import (
+        as_learned,
+        begin_as,
+        calibrate,
+        fit_masks,
+        say_what_is_listed,
+        score,
+    )
     from embedded_sight.joint import decodes_alike
     from embedded_sight.lists import StrangeLists
     from embedded_sight.reading import ReadMasks, read_masks
@@ -213,20 +220,19 @@ def fit(arguments: argparse.Namespace) -> None:
         begin_as(model.sight, start.bundle)
     learned, apart = read.split(APART)
     decoder = model.sight.mask_decoder
-    trust, decoder.pointer_trust = decoder.pointer_trust, None
-    fit_masks(
-        model.sight,
-        learned,
-        steps=arguments.steps,
-        lr=arguments.lr,
-        apart=apart,
-        state=state,
-        terms=_terms_of_fit(arguments, learned),
-        kept_prompts=arguments.keep_prompts,
-    )
-    decoder.pointer_trust = trust
-    calibrate(model.sight, apart)
-    say_what_is_listed(model.sight, learned)
+    with as_learned(decoder):
+        fit_masks(
+            model.sight,
+            learned,
+            steps=arguments.steps,
+            lr=arguments.lr,
+            apart=apart,
+            state=state,
+            terms=_terms_of_fit(arguments, learned),
+            kept_prompts=arguments.keep_prompts,
+        )
+        calibrate(model.sight, apart)
+        say_what_is_listed(model.sight, learned)
     console.log(f"set apart, the pointer trusted: cIoU {score(model.sight, apart):.4f}")
     earlier = start.training.get("fitted", {}).get("mask_decoder", {})
     told = {

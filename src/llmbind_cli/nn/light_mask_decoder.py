@@ -53,6 +53,8 @@ class LightMaskDecoder(nn.Module):
         pointer_trust: Share of one thing in what is pointed at from which on the rest of the
             prompt is mostly made of what the list tells of that one, if its name is unsure: what
             has a sure name the decoder knows itself. ``None`` for never.
+        pointer_unnamed: How much it speaks for a thing that its name is unsure, see
+            :class:`~llmbind_cli.nn.list_pointer.ListPointer`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -70,6 +72,7 @@ class LightMaskDecoder(nn.Module):
         pointer_width: int = 0,
         told_width: int | None = None,
         pointer_trust: float | None = None,
+        pointer_unnamed: float = 0.0,
     ) -> None:
         super().__init__()
         if not channels or min(channels) < 1:
@@ -92,11 +95,17 @@ class LightMaskDecoder(nn.Module):
             raise ValueError(
                 f"pointer_trust must be in (0, 1], with a pointer_width ≥ 1, got {pointer_trust}"
             )
+        if pointer_unnamed and not (pointer_width and pointer_unnamed > 0):
+            raise ValueError(
+                f"pointer_unnamed must be ≥ 0, with a pointer_width ≥ 1, got {pointer_unnamed}"
+            )
         self.prompt_width = prompt_width + pointer_width
         self.pointer_trust = pointer_trust
         self.pointer = self.pointed = None
         if pointer_width and told_width is not None:
-            self.pointer = ListPointer(query_width=pointer_width, told_width=told_width)
+            self.pointer = ListPointer(
+                query_width=pointer_width, told_width=told_width, unnamed=pointer_unnamed
+            )
             self.pointed = nn.Parameter(torch.zeros(prompt_width))
         self.listed = None
         if pointer_trust is not None and told_width is not None:

@@ -93,18 +93,22 @@ class ListPointer(nn.Module):
     Args:
         query_width: ``Q``, ≥ 1.
         told_width: ``E``, ≥ 1.
+        unnamed: Logits that speak for a thing besides, for each nat of the entropy of its names,
+            up to one. What was learned from known names alone asks too little for that.
 
     Raises:
-        ValueError: One of the two is < 1.
+        ValueError: A width is < 1, or ``unnamed`` < 0.
     """
 
-    def __init__(self, *, query_width: int, told_width: int) -> None:
+    def __init__(self, *, query_width: int, told_width: int, unnamed: float = 0.0) -> None:
         super().__init__()
         if query_width < 1 or told_width < 1:
             raise ValueError(
                 f"query_width and told_width must be ≥ 1, got {query_width} and {told_width}"
             )
-        self.told_width = told_width
+        if unnamed < 0:
+            raise ValueError(f"unnamed must be ≥ 0, got {unnamed}")
+        self.told_width, self.unnamed = told_width, unnamed
         self.direct = nn.Linear(told_width, query_width, bias=False)
         self.hidden = nn.Linear(told_width, _HIDDEN)
         self.mixed = nn.Linear(_HIDDEN, query_width)
@@ -122,7 +126,8 @@ class ListPointer(nn.Module):
             Logits, [M, N]; far below all others where there is no n-th thing.
         """
         keys = self.direct(things.told) + self.mixed(functional.gelu(self.hidden(things.told)))
-        usual = self.usual(things.told).squeeze(2)  # [G, N]
+        entropy = things.told[..., SURENESS.stop - 1]
+        usual = self.usual(things.told).squeeze(2) + self.unnamed * entropy.clamp(max=1)  # [G, N]
         fitting = torch.einsum("mq,mnq->mn", queries, keys[image_of]) * queries.shape[1] ** -0.5
         scores: Tensor = (fitting + usual[image_of]).masked_fill(~things.present[image_of], _NEVER)
         return scores

@@ -102,6 +102,8 @@ class MaskDecoderSection(Section):
         pointer_width: Numbers of a prompt that point at listed things, beside the others.
         pointer_trust: Share of one thing in what is pointed at from which on the list says what to
             cut out, if that one's name is unsure.
+        pointer_unnamed: Logits that speak for a listed thing for each nat of the entropy of its
+            names, up to one, beside what was learned.
     """
 
     prompt_width: int | None = None
@@ -110,6 +112,7 @@ class MaskDecoderSection(Section):
     neck_layers: int | None = None
     pointer_width: int | None = None
     pointer_trust: float | None = None
+    pointer_unnamed: float | None = None
 
 
 class SightSection(Section):

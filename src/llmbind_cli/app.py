@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -104,9 +105,19 @@ def _prepare_streams() -> None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, descriptor <= 2)
             setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+    codecs.register_error("llmbind.escape", _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="llmbind.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Escape what an encoding lacks as JSON does, so that a line of JSON stays one."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    pairs = (units[place : place + 2].hex() for place in range(0, len(units), 2))
+    return "".join(f"\\u{pair}" for pair in pairs), error.end
 
 
 def _code_of(end: SystemExit) -> int:

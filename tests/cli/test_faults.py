@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -199,24 +200,29 @@ def test_a_prompt_on_a_closed_stdin_is_bad_input(environment):
     assert (run.returncode, "the prompt on stdin is empty" in run.stderr) == (65, True)
 
 
-def test_what_the_encoding_of_stdout_lacks_is_escaped(environment):
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_the_encoding_of_stdout_lacks_is_escaped(environment, encoding):
+    """As JSON escapes it, which has pairs for what lies beyond U+FFFF."""
+    text = "a \xe9 \u72d0 \U0001f98a \udcff"
     program = (
         "import sys\n"
         "from llmbind_cli import app\n"
         "from llmbind_cli.console import console\n"
         "@app.app.command()\n"
         "def work():\n"
-        "    console.result('a \u72d0')\n"
+        f"    console.result({text!a})\n"
         "sys.exit(app.main(['work']))\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment(PYTHONIOENCODING="latin-1"),
+        env=environment(PYTHONIOENCODING=encoding),
         check=False,
         capture_output=True,
-        text=True,
     )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "a \\u72d0\n", "")
+    assert (run.returncode, run.stderr) == (0, b"")
+    printed = run.stdout.decode(encoding)
+    assert printed.isascii() == (encoding == "ascii")
+    assert json.loads(f'"{printed.rstrip()}"') == text
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -135,6 +135,15 @@ def test_an_output_that_cannot_be_is_refused_before_the_model_loads(
     assert edit(photo, "make it snow", out=out)[0] == code
 
 
+def test_the_picture_itself_is_not_replaced(edit, generators, no_model, photo, tmp_path):
+    before = photo.read_bytes()
+    (tmp_path / "link.png").symlink_to(photo)
+    for out in ("photo.png", "link.png"):
+        code, _, err = edit(photo, "make it snow", out=out)
+        assert (code, "is the picture itself" in err) == (2, True)
+    assert photo.read_bytes() == before
+
+
 def test_a_damaged_picture_is_refused_before_the_model_loads(edit, generators, no_model, photo):
     photo.write_bytes(photo.read_bytes()[:40])
     code, _, err = edit(photo, "make it snow")

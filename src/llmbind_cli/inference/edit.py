@@ -57,6 +57,7 @@ def edit_picture(
         ModelNotFoundError: There is no edit generator.
         InputDataError: The picture cannot be read, or the instruction is empty.
         OutputError: ``out`` cannot be written.
+        UsageError: ``out`` is the picture, or a file of a type that llmbind does not write.
         PartialFailure: The model asks for something else, or for nothing that can be run.
         LlmbindError: The edit failed.
     """
@@ -71,7 +72,7 @@ def edit_picture(
     request = Request(
         id=image.stem, prompt=instruction, images=(image,), modality="edit", seed=own_seed
     )
-    with _destination(out) as (folder, deliver):
+    with _destination(out, image) as (folder, deliver):
         if direct:
             name = None
             jobs = [
@@ -137,12 +138,12 @@ _Deliver = Callable[[Sequence[ResultLine]], list[ResultLine]]
 
 
 @contextmanager
-def _destination(out: Path) -> Iterator[tuple[ArtifactFolder, _Deliver]]:
+def _destination(out: Path, image: Path) -> Iterator[tuple[ArtifactFolder, _Deliver]]:
     """Yield the folder to work in, and what brings the results to where they belong.
 
     Raises:
         OutputError: ``out`` cannot be written.
-        UsageError: It is a file of a type that llmbind does not write.
+        UsageError: It is a file of a type that llmbind does not write, or ``image`` itself.
     """
     if not _is_file_name(out):
         yield ArtifactFolder(out=out), list
@@ -151,6 +152,8 @@ def _destination(out: Path) -> Iterator[tuple[ArtifactFolder, _Deliver]]:
         raise UsageError(f"--out {out}: a picture is written as {', '.join(_FORMATS)}")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{out}: cannot be written; is {out.parent} a folder that you may write?")
+    if out.exists() and out.samefile(image):
+        raise UsageError(f"--out {out} is the picture itself; name another file")
     with tempfile.TemporaryDirectory() as folder:
         yield ArtifactFolder(out=Path(folder)), lambda lines: _write_last(lines, out)
 

@@ -55,6 +55,12 @@ def test_sixteen_bits_become_eight(saved):
     assert found[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_a_level_of_sixteen_bits_may_be_seen_through(saved):
+    levels = np.array([[0, 1000, 1001, 65535]], dtype=np.uint16)  # 1000 and 1001 are one level of 8
+    path = saved(Image.fromarray(levels), transparency=1000)
+    assert np.asarray(read_picture(path))[0, :, 0].tolist() == [0, 255, 3, 255]
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_parts_lie_on_white(saved, mode):
     picture = Image.new("RGBA", (2, 1), (200, 0, 0, 255))

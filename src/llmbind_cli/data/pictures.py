@@ -176,12 +176,27 @@ def read_picture(path: Path) -> Image:
     with opened_picture(path) as opened:
         picture = ImageOps.exif_transpose(opened)
         if picture.mode in _SIXTEEN_BIT:
-            # Converting by itself would cut every value off at 255.
-            picture = picture.convert("I").point(lambda level: level * (1 / 257)).convert("L")
+            picture = _eight_bit(picture)
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         return picture.convert("RGB")
+
+
+def _eight_bit(picture: Image) -> Image:
+    """Scale 16-bit grey to 8 bits; what is seen through, by its level, becomes an alpha channel."""
+    from PIL import Image
+
+    transparent = picture.info.pop("transparency", None)
+    levels = picture.convert("I")
+    # Converting by itself would cut every value off at 255.
+    grey = levels.point(lambda level: level * (1 / 257)).convert("L")
+    if transparent is None:
+        return grey
+    import numpy as np
+
+    seen = np.where(np.asarray(levels) == transparent, 0, 255).astype(np.uint8)
+    return Image.merge("LA", (grey, Image.fromarray(seen)))
 
 
 def read_labels(path: Path) -> NDArray[np.integer[Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import errno
 import io
+import json
 import os
 import signal
 import sys
@@ -115,9 +116,7 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
     """Escape what an encoding lacks as JSON does, so that a line of JSON stays one."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
-    pairs = (units[place : place + 2].hex() for place in range(0, len(units), 2))
-    return "".join(f"\\u{pair}" for pair in pairs), error.end
+    return json.dumps(error.object[error.start : error.end]).strip('"'), error.end
 
 
 def _code_of(end: SystemExit) -> int:
